@@ -1,0 +1,1 @@
+"""One thin file per sub-command: parse, load, call, print."""

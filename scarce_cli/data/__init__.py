@@ -1,0 +1,1 @@
+"""From films on disk to augmented batches on the device."""
