@@ -26,7 +26,7 @@ _ENDINGS = frozenset(
 class Matched:
     """Films with their labels, M of them.
 
-    rows: (M,) int64 rows of the cache, ascending, distinct; labels: (M,) int64, the index into Labels of each.
+    rows: (M,) int64 rows of the cache, ascending, distinct; labels: (M,) int64, index into Labels.
     without_film: images of labels without a film; without_label: names of films without a label.
     """
 

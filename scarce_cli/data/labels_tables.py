@@ -13,7 +13,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -55,14 +55,14 @@ class Table:
 
     def records(self) -> Iterator[Record]:
         """Every record below the header except blank lines, ragged ones too. UsageError if unreadable."""
-        records = _records(self.path, self.encoding, self.delimiter)
-        next(records)
-        for number, record in enumerate(records):
-            if number == MAX_ROWS:
-                raise UsageError(
-                    f"{self.path} has more than {MAX_ROWS:,} rows", "split the table into smaller files"
-                )
-            yield record
+        with contextlib.closing(_records(self.path, self.encoding, self.delimiter)) as records:
+            for number, record in enumerate(records):
+                if number > MAX_ROWS:
+                    raise UsageError(
+                        f"{self.path} has more than {MAX_ROWS:,} rows", "split it into smaller files"
+                    )
+                if number > 0:
+                    yield record
 
 
 def column_key(name: str) -> str:
@@ -83,14 +83,16 @@ def open_table(path: Path, known: Iterable[str]) -> Table:
         encoding = _find_encoding(path)
         header_line = _first_line(path, encoding)
     if not header_line.strip():
-        raise UsageError(f"{path} is empty", "name a table with a header line and one row per film")
+        what = "starts with a blank line" if header_line else "is empty"
+        raise UsageError(f"{path} {what}", "name a table with a header line and one row per film")
     if _CONTROL.search(header_line):
         raise UsageError(
             f"{path} is not a text table", "export it as CSV (comma, semicolon or tab) and try again"
         )
     wanted = frozenset(known)
     delimiter = max(_DELIMITERS, key=lambda sign: _header_score(header_line, sign, wanted))
-    header = next(_records(path, encoding, delimiter))
+    with contextlib.closing(_records(path, encoding, delimiter)) as records:
+        header = next(records)
     return Table(path, tuple(header.fields), delimiter, encoding)
 
 
@@ -108,10 +110,10 @@ def _split(line: str, delimiter: str) -> list[str]:
     return [field.strip() for field in fields]
 
 
-def _records(path: Path, encoding: str, delimiter: str) -> Iterator[Record]:
+def _records(path: Path, encoding: str, delimiter: str) -> Generator[Record, None, None]:
     """All records of the file, the header among them, as (first line, last line, fields)."""
-    with _readable(path), _open_bytes(path) as raw, _field_limit():
-        reader = csv.reader(_text(raw, encoding), delimiter=delimiter, skipinitialspace=True)
+    with _readable(path), _open_bytes(path) as raw, _text(raw, encoding) as lines, _field_limit():
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
         before = 0
         while True:
             try:
@@ -139,8 +141,8 @@ def _text(raw: IO[bytes], encoding: str) -> io.TextIOWrapper:
 
 
 def _first_line(path: Path, encoding: str) -> str:
-    with _open_bytes(path) as raw:
-        return _text(raw, encoding).readline(MAX_FIELD)
+    with _open_bytes(path) as raw, _text(raw, encoding) as lines:
+        return lines.readline(MAX_FIELD)
 
 
 def _find_encoding(path: Path) -> str:
