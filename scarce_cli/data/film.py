@@ -1,0 +1,87 @@
+"""One film from raw grey values to a small 8-bit square: stretch, resample, quantise once at the end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scarce_cli.data.decode import Film
+from scarce_cli.data.resize import fit_to
+from scarce_cli.errors import UsageError
+
+PIXELS_VERSION = 1  # raised whenever the same film and settings would give other pixels
+WINDOWS = ("percentile", "minmax")
+FITS = ("pad", "squash", "crop")
+TAIL = 0.005  # share of pixels cut off at either end by the percentile window
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the pixels of a prepared film. ``size`` in pixels, a multiple of 32 from 32 to 4096."""
+
+    size: int
+    window: str = "percentile"
+    fit: str = "pad"
+
+    def __post_init__(self) -> None:
+        if not (32 <= self.size <= 4096 and self.size % 32 == 0):
+            raise UsageError(f"--size {self.size} is not a multiple of 32 from 32 to 4096", "try --size 256")
+        if self.window not in WINDOWS:
+            raise UsageError(f"--window {self.window}: no such window", f"one of: {', '.join(WINDOWS)}")
+        if self.fit not in FITS:
+            raise UsageError(f"--fit {self.fit}: no such fit", f"one of: {', '.join(FITS)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, with the version of the pixel arithmetic."""
+        return {**asdict(self), "pixels_version": PIXELS_VERSION}
+
+
+def window_of(pixels: npt.NDArray[Any], window: str) -> tuple[float, float]:
+    """Raw values that become black and white: the extremes, or values with 0.5 % of the pixels beyond each.
+
+    The percentiles are values that occur in the film (no interpolation). A film whose percentiles coincide
+    (nearly everything one value) falls back on its extremes.
+    """
+    if window == "percentile":
+        low, high = _percentiles(pixels)
+        if high > low:
+            return low, high
+    return float(pixels.min()), float(pixels.max())
+
+
+def _percentiles(pixels: npt.NDArray[Any]) -> tuple[float, float]:
+    ranks = (int(TAIL * (pixels.size - 1)), int(np.ceil((1 - TAIL) * (pixels.size - 1))))
+    if pixels.dtype.kind == "u":
+        counts = np.bincount(pixels.ravel(), minlength=1)
+        low, high = np.searchsorted(np.cumsum(counts), ranks, side="right")
+    else:
+        low, high = np.partition(pixels.ravel(), ranks)[list(ranks)]
+    return float(low), float(high)
+
+
+def to_square(pixels: npt.NDArray[Any], low: float, high: float, settings: Settings) -> npt.NDArray[np.uint8]:
+    """(size, size) uint8 from raw values: ``low`` becomes 0, ``high`` 255, what lies beyond is cut off.
+
+    Cutting happens before the resampling, so that a burned-in marker leaves no halo, the stretch after it
+    (both are linear in between, so the order is free and the small image is cheaper); rounding comes last.
+    A constant film becomes 0 everywhere.
+    """
+    square = np.zeros((settings.size, settings.size), dtype=np.uint8)
+    if not high > low:
+        return square
+    raw = np.clip(pixels, pixels.dtype.type(low), pixels.dtype.type(high)).astype(np.float32, copy=False)
+    small, where = fit_to(raw, settings.size, settings.fit)
+    small -= np.float32(low)
+    small *= np.float32(255.0 / (high - low))
+    np.rint(small, out=small)
+    square[where] = np.clip(small, 0, 255, out=small)
+    return square
+
+
+def prepare(film: Film, settings: Settings) -> tuple[npt.NDArray[np.uint8], float, float]:
+    """The (size, size) uint8 square of a film and the raw values that became black and white."""
+    low, high = window_of(film.pixels, settings.window)
+    return to_square(film.pixels, low, high, settings), low, high

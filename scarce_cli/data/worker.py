@@ -1,0 +1,143 @@
+"""What each worker process does with one film: read, decode, prepare, write, describe."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from PIL import Image
+
+from scarce_cli.data.audit import look_of
+from scarce_cli.data.decode import BadFilm, Film, decode
+from scarce_cli.data.film import Settings, prepare
+from scarce_cli.data.manifest import DONE, SKIPPED, Row
+from scarce_cli.data.sources import Source, output_name
+from scarce_cli.files import as_resource_error
+
+WORK = ".work"  # half-written files live here, one per worker, so that nothing half-written has a film's name
+MAX_BYTES = 1 << 30
+
+Square = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where films come from and where the squares go: PNG files in ``folder``, or rows of ``rows`` (a file
+    with ``offset`` bytes before the first row)."""
+
+    source: Path
+    folder: Path
+    settings: Settings
+    rows: Path | None = None
+    offset: int = 0
+
+
+def film_worker(job: Job) -> Callable[[tuple[int, Source]], Row]:
+    """The function that prepares one film. It never raises for what is wrong with a film: that is a row."""
+    write = _row_writer(job) if job.rows else _png_writer(job)
+
+    def work(item: tuple[int, Source]) -> Row:
+        index, source = item
+        if source.problem:
+            return skipped(source, source.problem)
+        try:
+            film = decode(read_bytes(job.source / source.path))
+            square, low, high = prepare(film, job.settings)
+        except BadFilm as error:
+            return skipped(source, str(error))
+        except MemoryError:
+            return skipped(source, "not enough memory to prepare it")
+        output, written = write(index, source, square)
+        return _row(source, film, square, (low, high), output, written)
+
+    return work
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file; BadFilm when it cannot be read or is too large to be a film."""
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BadFilm(f"cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise BadFilm("larger than 1 GiB")
+    return data
+
+
+def skipped(source: Source, reason: str) -> Row:
+    """The row of a film that is not used; the reason on one line without control characters."""
+    plain = "".join(c if c.isprintable() else " " for c in reason)
+    return Row(source.path, SKIPPED, " ".join(plain.split()), bytes=source.bytes, mtime_ns=source.mtime_ns)
+
+
+def pixel_hash(pixels: npt.NDArray[Any]) -> str:
+    """Hexadecimal digest of decoded grey values with their shape and type: the same film in another file
+    format has the same."""
+    digest = xxhash.xxh3_128(f"{pixels.shape}{pixels.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _row(
+    source: Source, film: Film, square: Square, window: tuple[float, float], output: str, written: int
+) -> Row:
+    wide = square.astype(np.float64).ravel()
+    return Row(
+        source.path,
+        DONE,
+        format=film.format,
+        mode=film.mode,
+        bits=film.bits,
+        width=film.pixels.shape[1],
+        height=film.pixels.shape[0],
+        low=window[0],
+        high=window[1],
+        monochrome1=film.monochrome1,
+        pixel_hash=pixel_hash(film.pixels),
+        output=output,
+        look=look_of(square),
+        bytes=source.bytes,
+        mtime_ns=source.mtime_ns,
+        output_bytes=written,
+        total=int(wide.sum()),
+        squares=int(wide @ wide),
+    )
+
+
+def _png_writer(job: Job) -> Callable[[int, Source, Square], tuple[str, int]]:
+    temporary = job.folder / WORK / f"{os.getpid()}.png"
+
+    def write(index: int, source: Source, square: Square) -> tuple[str, int]:
+        del index
+        output = output_name(source.path)
+        buffer = io.BytesIO()
+        Image.fromarray(square).save(buffer, "PNG", compress_level=1)
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(buffer.getbuffer())
+            os.replace(temporary, job.folder / output)
+        except OSError as error:
+            raise as_resource_error(error, job.folder / output) from error
+        return output, buffer.getbuffer().nbytes
+
+    return write
+
+
+def _row_writer(job: Job) -> Callable[[int, Source, Square], tuple[str, int]]:
+    assert job.rows is not None
+    descriptor = os.open(job.rows, os.O_RDWR)
+
+    def write(index: int, source: Source, square: Square) -> tuple[str, int]:
+        del source
+        os.pwrite(descriptor, square.tobytes(), job.offset + index * square.size)
+        return "", square.size
+
+    return write
