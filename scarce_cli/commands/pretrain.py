@@ -1,0 +1,148 @@
+"""``scarce pretrain``: train an encoder on unlabelled films."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from scarce_cli.config import Preset, RunConfig
+    from scarce_cli.data.cache import Cache
+    from scarce_cli.engine.trainer import Trainer
+    from scarce_cli.runs import RunFolder
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Wandb(StrEnum):
+    """Whether to record with Weights & Biases."""
+
+    online = "online"
+    offline = "offline"
+    off = "off"
+
+
+def pretrain(
+    method: Annotated[str, typer.Argument(help="spark (moco, barlow and dino are still to come).")],
+    preset: Annotated[
+        str, typer.Option(help="A shipped recipe (l4, cpu, smoke) or the path of a YAML file.")
+    ] = "l4",
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data set. Default: the one in this folder.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/METHOD-PRESET.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. May be repeated."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Fixes the order, the views, the masks and the first weights.")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Train here, whatever the recipe says.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    wandb: Annotated[Wandb, typer.Option(help="Record with Weights & Biases. Never asks.")] = Wandb.off,
+) -> None:
+    """Pretrain an encoder on unlabelled films. Ctrl-C saves and stops; --resume goes on."""
+    from scarce_cli.config import load_preset
+    from scarce_cli.methods import check_name
+
+    overrides = list(settings or [])
+    overrides += [] if seed is None else [f"run.seed={seed}"]
+    overrides += [] if device is None else [f"run.device={device}"]
+    check_name(method)
+    loaded = load_preset(preset, method, overrides)
+    name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
+    run_pretraining(
+        loaded, data=data, out=out or Path("runs") / f"{method}-{name}", resume=resume, wandb=wandb
+    )
+
+
+def run_pretraining(
+    preset: Preset, *, data: Path | None, out: Path, resume: bool = False, wandb: Wandb = Wandb.off
+) -> None:
+    """Check everything that is cheap to check, then what needs torch, then write and train."""
+    from scarce_cli.config import RunConfig, validate
+    from scarce_cli.data.cache import find_dataset, open_cache
+    from scarce_cli.data.order import steps_per_epoch
+    from scarce_cli.runs import check_new_run, existing_run, new_run
+
+    config = validate(preset, RunConfig)
+    cache = open_cache(find_dataset(Path(), data))
+    steps_per_epoch(len(cache.names), config.run.batch_size)
+    if resume:
+        existing_run(out)
+    else:
+        check_new_run(out)
+    trainer = _build(preset, config, cache, out, resume, wandb)
+    run = existing_run(out) if resume else new_run(out)
+    with run.lock():
+        _record(run, preset, trainer, resume)
+        trainer.train()
+    _say_what_is_next(run, preset.method)
+
+
+def _build(
+    preset: Preset, config: RunConfig, cache: Cache, out: Path, resume: bool, wandb: Wandb
+) -> Trainer:
+    from scarce_cli.commands.console import stderr
+
+    with stderr().status("loading torch"):
+        from scarce_cli.commands.training_view import TrainingView
+        from scarce_cli.config import validate
+        from scarce_cli.engine.device import find_device
+        from scarce_cli.engine.state import Identity
+        from scarce_cli.engine.trainer import Job, Trainer
+        from scarce_cli.methods import method_class
+        from scarce_cli.runs import RunFolder
+
+    kind = method_class(preset.method)
+    method_settings = validate(preset, kind.settings_type, ("method",))
+    config = config.model_copy(update={"method": method_settings.model_dump(mode="json")})
+    device = find_device(
+        config.run.device,
+        needs=_needs(preset, config),
+        fits_here=f"scarce pretrain {preset.method} --preset cpu",
+    )
+    identity = Identity(preset.method, preset.name, config, cache)
+    job = Job(identity, kind, method_settings, RunFolder(out), device, resume, wandb.value)
+    return Trainer(job, TrainingView(job))
+
+
+def _needs(preset: Preset, config: RunConfig) -> str:
+    memory = f" with {config.run.gpu_memory:g} GiB" if config.run.gpu_memory else ""
+    return (
+        f"the recipe {preset.name} ({config.model.backbone}, {config.data.size} px, batch "
+        f"{config.run.batch_size}, {config.run.precision}) needs an NVIDIA GPU{memory}"
+    )
+
+
+def _record(run: RunFolder, preset: Preset, trainer: Trainer, resume: bool) -> None:
+    from scarce_cli import __version__
+    from scarce_cli.runs import write_settings
+
+    if resume:
+        return
+    header = (
+        f"# {preset.method}, preset {preset.name}, resolved by scarce {__version__}.\n"
+        f"# Repeat it: scarce pretrain {preset.method} --preset {run.settings} --out ANOTHER"
+    )
+    write_settings(run, trainer.job.config.model_dump(mode="json"), header)
+
+
+def _say_what_is_next(run: RunFolder, method: str) -> None:
+    from scarce_cli.commands.console import stdout
+
+    console = stdout()
+    console.print(f"[bold]Done.[/bold] Checkpoint: {run.last}", highlight=False, soft_wrap=True)
+    for command in ("monitor-collapse {}", "probe {} --labels labels.csv", f"visualize {method} {{}}"):
+        console.print(f"  scarce {command.format(run.last)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,255 @@
+"""``scarce probe``: what the features are worth with a handful of labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scarce_cli.commands.pretrain import Device
+
+if TYPE_CHECKING:
+    from scarce_cli.checkpoint import SavedEncoder
+    from scarce_cli.data.cache import Cache
+    from scarce_cli.evaluation.probe import Films, ProbeSettings, Score, Skipped, Task
+
+RANDOM = "random"
+_WORTH_TRYING = 5  # films with and without, in training and test, before a finding is tried unasked
+_HEALTHY = {"no finding", "normal", "healthy"}
+
+
+def probe(
+    checkpoints: Annotated[list[Path], typer.Argument(help="One checkpoint, or several to compare.")],
+    labels: Annotated[
+        Path, typer.Option(help="Table with image, patient and findings (CSV; NIH's and PadChest's as they are).")
+    ],
+    finding: Annotated[
+        list[str] | None, typer.Option(help="A finding to test; may be repeated. Default: all with enough films.")
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="Compare with this finding instead of with all other films.")
+    ] = None,
+    shots: Annotated[str, typer.Option(help="Labelled films per class, separated by commas.")] = "1,5,10,20,50",
+    draws: Annotated[int, typer.Option(min=2, help="Support sets drawn for each number of shots.")] = 10,
+    test_fraction: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Share of the patients that is only tested on.")
+    ] = 0.2,
+    c: Annotated[float, typer.Option(help="Weight of the data in the logistic regression, above 0.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the split and the draws.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data set. Default: the one the checkpoint was trained on.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for probe.json, probe.csv, probe.png. Default: beside the checkpoint.")
+    ] = None,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the labels that may have no film, before exit code 3.")
+    ] = 0.001,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+) -> None:
+    """Few-shot linear probe on frozen features, split by patient, against random initialisation."""
+    from scarce_cli.data.labels import read_labels
+
+    table = read_labels(labels)
+    settings = _settings(shots, draws, c, test_fraction, seed)
+
+    from scarce_cli.checkpoint import load_encoder
+    from scarce_cli.commands.inputs import open_data
+
+    saved = [load_encoder(path) for path in checkpoints]
+    cache = open_data(saved[0].data, data)
+    films, rows = _join(table, cache, max_bad)
+    tasks = _choose(films, finding or [], negative, settings)
+    results = _evaluate(saved, cache, films, rows, tasks, settings, device)
+    _report(results, saved, settings, labels, out or checkpoints[0].parent / "probe")
+
+
+def _settings(shots: str, draws: int, c: float, test_fraction: float, seed: int) -> ProbeSettings:
+    from scarce_cli.errors import UsageError
+    from scarce_cli.evaluation.probe import ProbeSettings
+
+    try:
+        numbers = tuple(sorted({int(part) for part in shots.split(",")}))
+    except ValueError:
+        numbers = ()
+    if not numbers or numbers[0] < 1:
+        raise UsageError(f"--shots {shots}: not whole numbers from 1", "for example --shots 1,5,10")
+    if not c > 0:
+        raise UsageError(f"--c {c}: must be above 0", "for example --c 1")
+    return ProbeSettings(shots=numbers, draws=draws, c=c, test_fraction=test_fraction, seed=seed)
+
+
+def _join(table: Any, cache: Cache, max_bad: float) -> tuple[Films, Any]:
+    """Labelled films and their rows in the cache; counts and names what found no partner."""
+    from scarce_cli.commands.console import stderr, warn
+    from scarce_cli.data.labels_match import match
+    from scarce_cli.errors import TooManyBadFiles, UsageError
+    from scarce_cli.evaluation.probe import Films
+
+    for problem in table.problems[:5]:
+        warn(problem)
+    if len(table.problems) > 5:
+        warn(f"{len(table.problems) - 5} more problems in {table.path}")
+    found = match(table, cache.names)
+    if len(found.rows) == 0:
+        raise UsageError(
+            f"no image of {table.path} is a film of {cache.folder}",
+            f"the films are named like {cache.names[0]}, the images like {table.images[0]}",
+        )
+    missing = len(found.without_film)
+    if missing:
+        warn(f"{missing} labels have no film ({', '.join(found.without_film[:5])}, …)")
+    if missing > max_bad * len(table.images):
+        raise TooManyBadFiles(
+            f"{missing} of {len(table.images)} labels in {table.path} have no film in {cache.folder}",
+            "prepare the missing films; or --max-bad 1 if the table covers more films than these",
+        )
+    if found.without_label:
+        stderr().print(f"{len(found.without_label)} films have no label and are left out", highlight=False)
+    patients = tuple(table.patients[i] for i in found.labels)
+    return Films(patients, tuple(table.findings[i] for i in found.labels)), found.rows
+
+
+def _choose(films: Films, wanted: list[str], negative: str | None, settings: ProbeSettings) -> list[Task]:
+    from scarce_cli.errors import UsageError
+    from scarce_cli.evaluation.probe import make_task
+
+    if wanted:
+        return [make_task(films, name, negative, settings) for name in wanted]
+    names = sorted({name for findings in films.findings for name in findings})
+    candidates = [name for name in names if name.lower() not in _HEALTHY and name != negative]
+    tasks = [make_task(films, name, negative, settings) for name in candidates]
+    tasks = [task for task in tasks if _is_worth_trying(task)]
+    if not tasks:
+        raise UsageError("no finding has enough films for a probe", "name one with --finding, or label more")
+    return tasks
+
+
+def _is_worth_trying(task: Task) -> bool:
+    tested = task.labels[task.test]
+    return task.available() >= _WORTH_TRYING and min(tested.sum(), (~tested).sum()) >= _WORTH_TRYING
+
+
+def _evaluate(
+    saved: list[SavedEncoder],
+    cache: Cache,
+    films: Films,
+    rows: Any,
+    tasks: list[Task],
+    settings: ProbeSettings,
+    device: Device,
+) -> list[Score | Skipped]:
+    import numpy as np
+
+    from scarce_cli.commands.console import progress_bar
+    from scarce_cli.engine.device import find_device
+    from scarce_cli.evaluation.features import extract_features, random_encoder, restore_encoder
+    from scarce_cli.evaluation.probe import run_probe
+
+    where = find_device(device.value, needs="--device cuda was given", fits_here="--device cpu")
+    encoders = {RANDOM: (random_encoder(saved[0]), saved[0])}
+    for one in saved:
+        encoders[_name(one, saved)] = (restore_encoder(one), one)
+    used = np.unique(np.concatenate([task.films for task in tasks]))
+    features = {}
+    with progress_bar("films") as bar:
+        reading = bar.add_task("features", total=len(used) * len(encoders), note="")
+        for name, (encoder, origin) in encoders.items():
+            part = extract_features(
+                encoder, origin.info, cache, rows[used], where, on_films=lambda n: bar.advance(reading, n)
+            )
+            features[name] = np.zeros((len(rows), part.shape[1]), np.float32)
+            features[name][used] = part
+        fitting = bar.add_task("findings", total=len(tasks), note="")
+        return run_probe(tasks, features, settings, lambda task: bar.advance(fitting))
+
+
+def _name(one: SavedEncoder, saved: list[SavedEncoder]) -> str:
+    name = f"{one.method} epoch {one.epoch}"
+    same = [other for other in saved if f"{other.method} epoch {other.epoch}" == name]
+    return name if len(same) == 1 else f"{name} ({one.path})"
+
+
+def _report(
+    results: list[Score | Skipped],
+    saved: list[SavedEncoder],
+    settings: ProbeSettings,
+    labels: Path,
+    folder: Path,
+) -> None:
+    from scarce_cli.commands.console import stdout
+    from scarce_cli.evaluation.probe import Score
+    from scarce_cli.figures.curves import draw_learning_curves
+    from scarce_cli.files import make_folder, write_json, write_text
+
+    scores = [r for r in results if isinstance(r, Score)]
+    skipped = [r for r in results if not isinstance(r, Score)]
+    make_folder(folder)
+    document = {
+        "labels": str(labels),
+        "checkpoints": [{"path": str(s.path), "sha256": s.digest, "epoch": s.epoch} for s in saved],
+        "settings": asdict(settings),
+        "scores": [asdict(s) for s in scores],
+        "skipped": [asdict(s) for s in skipped],
+        "note": "For research; not for diagnosis.",
+    }
+    write_json(folder / "probe.json", document)
+    write_text(folder / "probe.csv", _as_csv(scores))
+    console = stdout()
+    if scores:
+        console.print(_as_table(scores, settings))
+        draw_learning_curves(scores, folder / "probe.png")
+    for row in skipped:
+        shots = "" if row.shots is None else f", {row.shots} shots"
+        console.print(f"left out: {row.finding}{shots}: {row.reason}", highlight=False, markup=False, soft_wrap=True)
+    written = ["probe.json", "probe.csv", *(["probe.png"] if scores else [])]
+    console.print(
+        f"Written: {', '.join(str(folder / name) for name in written)}", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def _as_csv(scores: list[Score]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        "finding,negative,initialisation,shots,auc,sd,low,high,difference,difference_low,difference_high,"
+        "draws,test_positives,test_negatives".split(",")
+    )
+    for s in scores:
+        d = s.difference
+        gain = ["", "", ""] if d is None else [f"{d.mean:.6f}", f"{d.low:.6f}", f"{d.high:.6f}"]
+        a = s.auc
+        numbers = [f"{a.mean:.6f}", f"{a.sd:.6f}", f"{a.low:.6f}", f"{a.high:.6f}"]
+        writer.writerow(
+            [s.finding, s.negative, s.initialisation, s.shots, *numbers, *gain, s.draws,
+             s.test_positives, s.test_negatives]
+        )  # fmt: skip
+    return buffer.getvalue()
+
+
+def _as_table(scores: list[Score], settings: ProbeSettings) -> Any:
+    from scarce_cli.commands.inputs import table
+
+    rows = []
+    for key in dict.fromkeys((s.finding, s.negative, s.initialisation) for s in scores):
+        line = {s.shots: s for s in scores if (s.finding, s.negative, s.initialisation) == key}
+        cells = [f"{line[n].auc.mean:.3f} ±{line[n].auc.sd:.3f}" if n in line else "-" for n in settings.shots]
+        rows.append([f"{key[0]} / {key[1]}", key[2], *cells])
+        if any(s.difference for s in line.values()):
+            rows.append(["", f"  more than {RANDOM}", *(_gain(line.get(n)) for n in settings.shots)])
+    title = (
+        f"AUC on test patients, mean ± sd of {settings.draws} draws; below, what is gained over random "
+        "initialisation with its 95 % interval"
+    )
+    return table(title, ["finding / against", "features", *(f"{n} shots" for n in settings.shots)], rows)
+
+
+def _gain(score: Score | None) -> str:
+    if score is None or score.difference is None:
+        return "-"
+    d = score.difference
+    return f"{d.mean:+.3f} [{d.low:+.2f}, {d.high:+.2f}]"

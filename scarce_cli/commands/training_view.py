@@ -1,0 +1,66 @@
+"""How a training run looks in the terminal: a summary, a bar, a line for each epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scarce_cli.commands.console import progress_bar, stderr, warn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from scarce_cli.engine.trainer import Job, StepReport
+
+_SMOOTHING = 0.9  # of the images per second that are shown
+
+
+class TrainingView:
+    """Shows a run to a person; see `scarce_cli.engine.trainer.Observer`."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._bar: Progress = progress_bar("steps")
+        self._task: TaskID | None = None
+        self._rate = 0.0
+
+    def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
+        """Print what will be done, open the bar."""
+        config, cache = self._job.config, self._job.cache
+        going_on = f", going on after step {from_step}" if from_step else ""
+        stderr().print(
+            f"[bold]{self._job.identity.method}[/bold] {config.model.backbone}, {config.data.size} px, "
+            f"{parameters / 1e6:.1f} million weights, {config.run.precision} on {self._job.device}\n"
+            f"{len(cache.names)} films of {cache.folder}, {config.run.epochs} epochs, batch "
+            f"{config.run.batch_size}, {total_steps} steps{going_on}; run {self._job.run.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self._task = self._bar.add_task("training", total=total_steps, completed=from_step, note="")
+        self._bar.start()
+
+    def stepped(self, report: StepReport) -> None:
+        """Move the bar."""
+        assert self._task is not None
+        keep = _SMOOTHING if self._rate else 0.0
+        self._rate = keep * self._rate + (1 - keep) * report.images_per_s
+        note = f"loss {report.loss:.4f}  lr {report.lr:.1e}  {self._rate:.0f} images/s"
+        self._bar.update(
+            self._task, completed=report.step, note=note, description=f"epoch {report.epoch:.1f}"
+        )
+
+    def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
+        """One line that stays."""
+        cosine = f", mean cosine {values['mean_cosine']:.3f}" if "mean_cosine" in values else ""
+        stderr().print(
+            f"epoch {epoch}/{self._job.config.run.epochs}: loss {values['loss']:.4f}{cosine}, "
+            f"{values['images_per_s']:.0f} images/s",
+            highlight=False,
+        )
+
+    def warned(self, message: str) -> None:
+        """A warning that stays."""
+        warn(message)
+
+    def ended(self) -> None:
+        """Close the bar, however the run ended."""
+        self._bar.stop()

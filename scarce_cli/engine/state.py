@@ -1,0 +1,191 @@
+"""Everything a run needs to go on, packed into a checkpoint and taken out again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scarce_cli import checkpoint
+from scarce_cli.checkpoint import EncoderInfo
+from scarce_cli.config import RunConfig
+from scarce_cli.data.cache import Cache
+from scarce_cli.errors import DamagedData, UsageError
+from scarce_cli.methods import method_class
+from scarce_cli.methods.base import Method
+from scarce_cli.models.resnet import build_encoder
+from scarce_cli.runs import RunFolder
+
+# These say where and how often, not what is learned; they may differ on resume.
+_FREE = {
+    ("run", "device"),
+    ("run", "checkpoint_minutes"),
+    ("run", "checkpoint_steps"),
+    ("run", "log_steps"),
+    ("run", "snapshot_epochs"),
+}
+
+
+@dataclass
+class TrainState:
+    """The objects that change while training."""
+
+    method: Method
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0  # steps done
+    bad_in_a_row: int = 0  # steps skipped for a non-finite loss, without a good one between
+    bad_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is: written into each of its checkpoints, compared on resume."""
+
+    method: str
+    preset: str
+    config: RunConfig
+    cache: Cache
+
+    def info(self) -> EncoderInfo:
+        """What the encoder wants to see."""
+        data = self.config.data
+        return EncoderInfo(self.config.model.backbone, data.size, data.mean, data.std)
+
+    def origin(self, step: int, epoch: int) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {
+            "method": self.method,
+            "preset": self.preset,
+            "step": step,
+            "epoch": epoch,
+            "seed": self.config.run.seed,
+            "settings": self.config.model_dump(mode="json"),
+            "data": {
+                "folder": str(self.cache.folder.resolve()),
+                "digest": self.cache.digest,
+                "films": len(self.cache.names),
+            },
+        }
+
+
+def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) -> None:
+    """Write ``last.pt``; what it replaces becomes ``previous.pt``."""
+    checkpoint.keep_previous(run.last, run.previous)
+    checkpoint.save(
+        run.last,
+        encoder=state.method.evaluation_encoder().state_dict(),
+        info=identity.info(),
+        origin=identity.origin(state.step, epoch),
+        state={
+            "method": state.method.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "bad_in_a_row": state.bad_in_a_row,
+            "bad_steps": state.bad_steps,
+            "torch_rng": torch.get_rng_state(),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def save_snapshot(path: Path, identity: Identity, state: TrainState, epoch: int) -> None:
+    """Write the encoder alone."""
+    checkpoint.save(
+        path,
+        encoder=state.method.evaluation_encoder().state_dict(),
+        info=identity.info(),
+        origin=identity.origin(state.step, epoch),
+    )
+
+
+def restore_newest(run: RunFolder, identity: Identity, state: TrainState) -> list[str]:
+    """Load the run's newest undamaged checkpoint; returns warnings for the user.
+
+    A damaged ``last.pt`` is set aside and ``previous.pt`` used.
+
+    Raises:
+        DamagedData: neither can be used.
+        UsageError: other settings or data than the run's.
+    """
+    if not run.last.exists() and not run.previous.exists():
+        return ["the run has no checkpoint yet: it starts from the beginning"]
+    try:
+        return _restore(run.last, identity, state)
+    except (DamagedData, FileNotFoundError) as error:
+        if not run.previous.exists():
+            raise
+        aside = run.last.with_name("last.pt.damaged")
+        run.last.replace(aside)
+        warning = f"{error} (set aside as {aside.name}; going on from {run.previous.name})"
+        return [warning, *_restore(run.previous, identity, state)]
+
+
+def _restore(path: Path, identity: Identity, state: TrainState) -> list[str]:
+    """Load a checkpoint into ``state``; warns of what may keep the run from being bit-identical."""
+    payload, _ = checkpoint.load(path)
+    saved = payload["state"]
+    if saved is None:
+        raise UsageError(f"{path} holds an encoder only", "resume from the run's last.pt")
+    _compare(payload["origin"], identity, path)
+    state.method.load_state_dict(saved["method"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.scaler.load_state_dict(saved["scaler"])
+    state.step = int(payload["origin"]["step"])
+    state.bad_in_a_row, state.bad_steps = int(saved["bad_in_a_row"]), int(saved["bad_steps"])
+    torch.set_rng_state(saved["torch_rng"])
+    threads = torch.get_num_threads()
+    if threads == saved["threads"]:
+        return []
+    return [f"the resumed run is not bit-identical: threads {saved['threads']} -> {threads}"]
+
+
+def _compare(origin: Mapping[str, Any], identity: Identity, path: Path) -> None:
+    now = identity.origin(0, 0)
+    changes = [f"method: {origin['method']} -> {now['method']}"] if origin["method"] != now["method"] else []
+    changes += _differences(origin["settings"], now["settings"])
+    if origin["data"]["digest"] != now["data"]["digest"]:
+        changes.append(f"films of {origin['data']['folder']} -> films of {now['data']['folder']}")
+    if changes:
+        raise UsageError(
+            f"{path} was trained with other settings: {'; '.join(changes)}",
+            "resume with the run's own settings, or start another run with --out",
+        )
+
+
+def _differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], prefix: tuple[str, ...] = ()
+) -> list[str]:
+    changes = []
+    for key in sorted({*saved, *now}):
+        old, new, name = saved.get(key), now.get(key), (*prefix, key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += _differences(old, new, name)
+        elif old != new and name not in _FREE:
+            changes.append(f"{'.'.join(name)}: {old} -> {new}")
+    return changes
+
+
+def load_method(path: Path) -> tuple[Method, EncoderInfo, Mapping[str, Any]]:
+    """Rebuild the method of a run's checkpoint, in evaluation mode, with its origin.
+
+    Raises:
+        UsageError: the checkpoint holds an encoder only, or its weights do not fit.
+    """
+    payload, _ = checkpoint.load(path)
+    if payload["state"] is None:
+        raise UsageError(f"{path} holds an encoder only", "name the run's last.pt")
+    origin, info = payload["origin"], EncoderInfo(**payload["info"])
+    kind = method_class(origin["method"])
+    settings = kind.settings_type.model_validate_json(json.dumps(origin["settings"]["method"]))
+    method = kind.build(build_encoder(info.backbone, seed=0), settings, info.size)  # type: ignore[arg-type]
+    try:
+        method.load_state_dict(payload["state"]["method"])
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2]
+        raise UsageError(f"{path}: the weights do not fit: {''.join(first).strip()}", "pretrain again") from None
+    return method.eval(), info, origin

@@ -1,0 +1,136 @@
+"""Does the encoder still tell films apart? Numbers and a verdict.
+
+Shape suffixes: N films, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarce_cli.errors import UsageError
+
+Verdict = Literal["healthy", "suspect", "collapsed"]
+
+# A mean cosine of 0.9999 leaves a relative std of 0.01: films differ by less than float16 can tell.
+_COLLAPSED_STD = 0.01
+_COLLAPSED_RANK = 2.0
+_SUSPECT_STD_OF_RANDOM = 0.5  # training halved what a random network told apart
+_SUSPECT_FALL = 0.9  # of the curve's best: both std and rank falling from checkpoint to checkpoint
+
+
+@dataclass(frozen=True)
+class CollapseMetrics:
+    """Measured on L2-normalised features of N films (the rank on the features as they are)."""
+
+    films: int
+    dimensions: int
+    std: float  # mean over dimensions of the unbiased std; 1/sqrt(D) when features fill the sphere
+    relative_std: float  # std * sqrt(D): 1 when features fill the sphere, 0 when all are the same
+    mean_cosine: float  # over all pairs of different films
+    effective_rank: float | None  # None when the features are constant: there is no spectrum
+    rank_cap: int  # min(N - 1, D): the rank cannot exceed it, whatever the encoder
+
+
+def l2_normalize(x_ND: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of length 1; a zero row stays zero."""
+    norms = np.linalg.norm(x_ND, axis=1, keepdims=True)
+    return x_ND / np.maximum(norms, 1e-12)
+
+
+def mean_pairwise_cosine(unit_ND: NDArray[np.float64]) -> float:
+    """Exact mean cosine over all pairs i < j of unit rows, in O(N D).
+
+    The sum over all ordered pairs is the squared length of the sum of rows (Wang & Isola's alignment of
+    different films); the diagonal is taken off.
+    """
+    n = len(unit_ND)
+    total = float(np.square(unit_ND.sum(axis=0)).sum())
+    return (total - float(np.square(unit_ND).sum())) / (n * (n - 1))
+
+
+def effective_rank(x_ND: NDArray[np.float64]) -> float | None:
+    """exp of the entropy of the centred singular values over their sum (Roy & Vetterli, 2007).
+
+    None when the centred features are zero to rounding: their spectrum would be noise.
+    """
+    centred = x_ND - x_ND.mean(axis=0)
+    values = np.linalg.svd(centred, compute_uv=False)
+    rounding = max(x_ND.shape) * np.finfo(np.float64).eps * float(np.linalg.norm(x_ND, ord="fro"))
+    if values[0] <= rounding:
+        return None
+    p = values / values.sum()
+    p = p[p > 0]
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def collapse_metrics(features_ND: NDArray[np.floating]) -> CollapseMetrics:
+    """All metrics of one set of features, computed in float64.
+
+    Raises:
+        UsageError: fewer than two films, or features that are not finite.
+    """
+    x = np.asarray(features_ND, dtype=np.float64)
+    n, d = x.shape
+    if n < 2:
+        raise UsageError(f"{n} film is too few to compare films", "use at least two, better a thousand")
+    if not np.isfinite(x).all():
+        raise UsageError("the features are not finite", "use an older checkpoint")
+    unit = l2_normalize(x)
+    std = float(unit.std(axis=0, ddof=1).mean())
+    return CollapseMetrics(
+        films=n,
+        dimensions=d,
+        std=std,
+        relative_std=std * d**0.5,
+        mean_cosine=mean_pairwise_cosine(unit),
+        effective_rank=effective_rank(x),
+        rank_cap=min(n - 1, d),
+    )
+
+
+def quick_metrics(embeddings_ND: Tensor) -> dict[str, float]:
+    """The two cheap numbers for one batch during training: relative std and mean cosine."""
+    unit = l2_normalize(embeddings_ND.double().cpu().numpy())
+    relative = float(unit.std(axis=0, ddof=1).mean()) * unit.shape[1] ** 0.5
+    return {"relative_std": relative, "mean_cosine": mean_pairwise_cosine(unit)}
+
+
+def verdict(
+    curve: Sequence[CollapseMetrics], reference: CollapseMetrics | None = None
+) -> tuple[Verdict, list[str]]:
+    """Judge the last of ``curve`` (checkpoints in order) beside a random-initialised encoder.
+
+    Collapsed: all films look the same to the encoder. Suspect: it tells films apart less than a random
+    network, or less and less from checkpoint to checkpoint, as in the published DINO run, whose rank of
+    400 looked healthy. A high mean cosine alone is no sign: SparK's is 0.95 and its features are useful.
+    """
+    now = curve[-1]
+    reasons = []
+    if now.relative_std < _COLLAPSED_STD:
+        reasons.append(f"all films have nearly the same features (relative std {now.relative_std:.4f})")
+    if now.effective_rank is None:
+        reasons.append("the features are constant")
+    elif now.effective_rank < _COLLAPSED_RANK:
+        reasons.append(f"the features lie on a line (effective rank {now.effective_rank:.1f})")
+    if reasons:
+        return "collapsed", reasons
+    if reference is not None and now.relative_std < _SUSPECT_STD_OF_RANDOM * reference.relative_std:
+        reasons.append(
+            f"films are told apart less than by a random network (relative std {now.relative_std:.3f}, "
+            f"random {reference.relative_std:.3f})"
+        )
+    if _falls([m.relative_std for m in curve]) and _falls([m.effective_rank or 0.0 for m in curve]):
+        reasons.append("std and effective rank fall from checkpoint to checkpoint")
+    return ("suspect", reasons) if reasons else ("healthy", ["films are told apart"])
+
+
+def _falls(values: Sequence[float]) -> bool:
+    """Three or more values, none above the one before, the last well below the first."""
+    falling = all(b <= a for a, b in zip(values, values[1:], strict=False))
+    return len(values) > 2 and falling and values[-1] < _SUSPECT_FALL * values[0] + 1e-12

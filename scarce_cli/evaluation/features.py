@@ -1,0 +1,65 @@
+"""Frozen encoders and the features they give whole films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scarce_cli.checkpoint import EncoderInfo, SavedEncoder
+from scarce_cli.data.cache import Cache
+from scarce_cli.data.loader import iterate_films, whole_films
+from scarce_cli.errors import UsageError
+from scarce_cli.models.resnet import Encoder, build_encoder
+
+_SHOWN_KEYS = 5
+
+
+def restore_encoder(saved: SavedEncoder) -> Encoder:
+    """The encoder of a checkpoint, in evaluation mode.
+
+    Raises:
+        UsageError: its weights do not fit its architecture; names the first keys that differ.
+    """
+    if saved.info.backbone not in ("resnet18", "resnet50"):
+        raise UsageError(f"{saved.path}: unknown backbone '{saved.info.backbone}'", "resnet18 or resnet50")
+    encoder = build_encoder(saved.info.backbone, seed=0)  # type: ignore[arg-type]  # checked above
+    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.state.items()}
+    wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    if wrong:
+        names = ", ".join(wrong[:_SHOWN_KEYS])
+        raise UsageError(
+            f"{saved.path} does not hold a {saved.info.backbone}: {len(wrong)} weights differ ({names}, …)",
+            "pretrain again with this version, or name the right checkpoint",
+        )
+    encoder.load_state_dict(saved.state)
+    return encoder.eval()
+
+
+def random_encoder(saved: SavedEncoder) -> Encoder:
+    """The random initialisation that the run of ``saved`` started from, in evaluation mode."""
+    return build_encoder(saved.info.backbone, seed=saved.seed).eval()  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def extract_features(
+    encoder: Encoder,
+    info: EncoderInfo,
+    cache: Cache,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    on_films: Callable[[int], None] = lambda count: None,
+) -> NDArray[np.float32]:
+    """Features of whole films: (len(rows), D) float32. ``on_films`` hears of each batch's size."""
+    encoder = encoder.to(device, memory_format=torch.channels_last)
+    parts = []
+    for films in iterate_films(cache, rows, batch_size, device):
+        views = whole_films(films, size=info.size, mean=info.mean, std=info.std)
+        parts.append(encoder(views.to(memory_format=torch.channels_last)).float().cpu().numpy())
+        on_films(len(films))
+    return np.concatenate(parts)

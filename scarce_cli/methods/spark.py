@@ -1,0 +1,143 @@
+"""SparK: reconstruct masked patches with a convolutional network (Tian et al., 2023, arXiv 2301.03580).
+
+Here with the masking of the published series (part 4): patches are zeroed in the input and an ordinary
+ResNet and U-Net reconstruct them. The target is every patch normalised by its own mean and variance; the
+loss is the squared error on masked patches only.
+
+Shape suffixes: B films, C channels, H and W pixels, F patches along a side, P pixels along a patch's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from scarce_cli.config import AugmentSettings, Count, Settings
+from scarce_cli.data.augment import View
+from scarce_cli.errors import UsageError
+from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.models.resnet import Encoder
+from scarce_cli.models.unet import UNetDecoder
+
+_EPS = 1e-6  # inside the root, as official
+
+
+class SparKSettings(Settings):
+    """SparK's own settings."""
+
+    masking: Literal["input"] = "input"  # patches zeroed in the input (part 4 of the series)
+    patch: Count = 32  # px, side of a patch; the view's side is a multiple of it
+    mask_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.60  # share of patches hidden
+    decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 256  # channels of the U-Net
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What SparK makes of a batch of films."""
+
+    visible_B1FF: Tensor  # bool, True where the patch was shown
+    masked_BCHW: Tensor  # the input, hidden patches zero
+    prediction_BCHW: Tensor  # in units of each patch's own mean and standard deviation
+    patch: int  # px
+
+
+def visible_count(side: int, mask_ratio: float) -> int:
+    """Patches kept of ``side`` x ``side``: rounded half to even, as official (the series truncates)."""
+    return round(side * side * (1 - mask_ratio))
+
+
+def draw_visible(batch: int, side: int, mask_ratio: float, generator: torch.Generator) -> Tensor:
+    """Which patches are shown: (B, 1, F, F) bool, the same number in every film.
+
+    The kept patches are the first of the argsort of uniform noise, as official.
+    """
+    noise = torch.rand(batch, side * side, generator=generator, device=generator.device)
+    kept = noise.argsort(dim=1)[:, : visible_count(side, mask_ratio)]
+    visible = torch.zeros(batch, side * side, dtype=torch.bool, device=generator.device)
+    return visible.scatter_(1, kept, True).view(batch, 1, side, side)
+
+
+def to_patches(images_BCHW: Tensor, patch: int) -> Tensor:
+    """(B, F*F, P*P*C), patches in reading order."""
+    b, c, h, w = images_BCHW.shape
+    cut = images_BCHW.reshape(b, c, h // patch, patch, w // patch, patch)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), patch * patch * c)
+
+
+def patch_statistics(images_BCHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every patch, (B, F*F, 1) each; unbiased variance, eps in the root."""
+    patches = to_patches(images_BCHW, patch)
+    mean = patches.mean(dim=-1, keepdim=True)
+    return mean, (patches.var(dim=-1, keepdim=True) + _EPS).sqrt()
+
+
+def reconstruction_loss(
+    prediction_BCHW: Tensor, image_BCHW: Tensor, visible_B1FF: Tensor, patch: int
+) -> Tensor:
+    """Mean squared error against patch-normalised pixels, over the masked patches of the batch (scalar).
+
+    Zero, not NaN, when nothing is masked. Computed in the dtype of the inputs, at least float32.
+    Official: keyu-tian/SparK, pretrain/spark.py.
+    """
+    dtype = torch.promote_types(prediction_BCHW.dtype, torch.float32)
+    image, prediction = image_BCHW.to(dtype), prediction_BCHW.to(dtype)
+    mean, std = patch_statistics(image, patch)
+    target = (to_patches(image, patch) - mean) / std
+    error_BF = (to_patches(prediction, patch) - target).square().mean(dim=-1)
+    masked_BF = visible_B1FF.logical_not().flatten(1).to(dtype)
+    return (error_BF * masked_BF).sum() / masked_BF.sum().clamp(min=1.0)
+
+
+class SparK(Method):
+    """An encoder that sees some patches and a U-Net that paints the others."""
+
+    settings_type = SparKSettings
+
+    def __init__(self, encoder: Encoder, settings: SparKSettings, size: int) -> None:
+        super().__init__(encoder)
+        self.settings = settings
+        self.side = size // settings.patch
+        self.decoder = UNetDecoder(encoder.widths, settings.decoder_width)
+
+    @classmethod
+    def build(cls, encoder: Encoder, settings: Settings, size: int) -> SparK:
+        """Raises UsageError when the view cannot be cut into patches or the network's strides."""
+        assert isinstance(settings, SparKSettings)
+        for name, step in (("method.patch", settings.patch), ("the network's stride", 32)):
+            if size % step:
+                raise UsageError(f"data.size is {size}, not a multiple of {name} ({step})", "change one of them")
+        return cls(encoder, settings, size)
+
+    def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:
+        """One view."""
+        return [ViewSpec(size, augment)]
+
+    def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
+        """The target is the view without noise: noise cannot be predicted."""
+        (view,) = views
+        visible = draw_visible(len(view.image_BCHW), self.side, self.settings.mask_ratio, generator)
+        maps, prediction = self._paint(view.image_BCHW, visible)
+        loss = reconstruction_loss(prediction, view.clean_BCHW, visible, self.settings.patch)
+        return StepOutput(loss=loss, embeddings_ND=maps[-1].detach().float().mean(dim=(2, 3)))
+
+    @torch.no_grad()
+    def reconstruct(self, images_BCHW: Tensor, generator: torch.Generator) -> Reconstruction:
+        """Mask whole films (normalised) and paint them, with the statistics of evaluation mode."""
+        visible = draw_visible(len(images_BCHW), self.side, self.settings.mask_ratio, generator)
+        _, prediction = self._paint(images_BCHW, visible)
+        masked = images_BCHW * self._pixels(visible)
+        return Reconstruction(visible, masked, prediction.float(), self.settings.patch)
+
+    def _pixels(self, visible_B1FF: Tensor) -> Tensor:
+        patch = float(self.settings.patch)
+        return F.interpolate(visible_B1FF.float(), scale_factor=patch, mode="nearest")
+
+    def _paint(self, images_BCHW: Tensor, visible_B1FF: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps = self.encoder.stages(images_BCHW * self._pixels(visible_B1FF))
+        return maps, self.decoder(maps)

@@ -1,0 +1,84 @@
+"""ResNet with one input channel and torchvision's parameter names (He et al., 2016, arXiv 1512.03385)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+Backbone = Literal["resnet18", "resnet50"]
+
+_LAYOUT: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+}
+
+
+class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
+    """A ResNet without classifier. ``conv1`` sees one grey channel; state names are torchvision's.
+
+    With ``gradient_checkpointing`` each of the four stages is recomputed in the backward pass instead of
+    being kept; running statistics are still updated once a step.
+    """
+
+    def __init__(self, backbone: Backbone, *, gradient_checkpointing: bool = False) -> None:
+        block, layers = _LAYOUT[backbone]
+        super().__init__(block, layers)
+        self.backbone: Backbone = backbone
+        self.gradient_checkpointing = gradient_checkpointing
+        self.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.features: int = self.fc.in_features  # D, length of a film's feature vector
+        self.widths: list[int] = [self.features // 8, self.features // 4, self.features // 2, self.features]
+        self.fc = nn.Identity()
+
+    def stages(self, x_B1HW: Tensor) -> list[Tensor]:
+        """Outputs of the four stages, strides 4, 8, 16 and 32."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x_B1HW))))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = self._run(stage, x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x_B1HW: Tensor) -> Tensor:
+        """Feature vectors (B, D): the mean of the last stage over space."""
+        return self.stages(x_B1HW)[-1].mean(dim=(2, 3))
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            out: Tensor = stage(x)
+            return out
+        recomputed: Tensor = checkpoint(
+            stage,
+            x,
+            use_reentrant=False,
+            context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
+        )
+        return recomputed
+
+
+@contextlib.contextmanager
+def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
+    """While a stage is recomputed its BatchNorms must not count the same batch a second time."""
+    norms = [m for m in stage.modules() if isinstance(m, nn.BatchNorm2d)]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, counter) in zip(norms, saved, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+def build_encoder(backbone: Backbone, *, seed: int, gradient_checkpointing: bool = False) -> Encoder:
+    """A randomly initialised encoder, fixed by ``seed`` and independent of torch's global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder(backbone, gradient_checkpointing=gradient_checkpointing)

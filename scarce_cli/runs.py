@@ -1,0 +1,142 @@
+"""A run's folder: what lies where, who may write, and the log of its metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scarce_cli.errors import UsageError
+from scarce_cli.files import (
+    as_resource_error,
+    folder_lock,
+    make_folder,
+    remove_temporaries,
+    require_writable,
+    write_text,
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run. ``last.pt`` goes on; ``encoders/`` holds small snapshots for the collapse curve."""
+
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before it, for when the newest is damaged."""
+        return self.path / "previous.pt"
+
+    @property
+    def settings(self) -> Path:
+        """The resolved settings, as a preset that repeats the run."""
+        return self.path / "settings.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: steps and epochs."""
+        return self.path / "metrics.jsonl"
+
+    def snapshot(self, epoch: int) -> Path:
+        """The encoder after ``epoch`` epochs."""
+        return self.path / "encoders" / f"epoch-{epoch:04d}.pt"
+
+    def snapshots(self) -> list[Path]:
+        """All kept encoders, oldest first."""
+        return sorted((self.path / "encoders").glob("epoch-*.pt"))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out of the folder; removes what killed ones left. Raises Locked."""
+        with folder_lock(self.path, "a run writes there"):
+            remove_temporaries(self.path)
+            remove_temporaries(self.path / "encoders")
+            yield
+
+
+def check_new_run(path: Path) -> None:
+    """UsageError when a run lies there already: it is never overwritten. Writes nothing."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a run's folder", "name another folder with --out")
+    if path.is_dir() and any(item.name != ".lock" for item in path.iterdir()):
+        raise UsageError(
+            f"the run folder {path} exists already",
+            f"go on with it: add --resume; start anew: --out ANOTHER, or remove {path} yourself",
+        )
+
+
+def new_run(path: Path) -> RunFolder:
+    """Make the folder of a new run. Raises UsageError (there is one), ResourceError (cannot be written)."""
+    check_new_run(path)
+    require_writable(path)
+    make_folder(path / "encoders")
+    return RunFolder(path)
+
+
+def existing_run(path: Path) -> RunFolder:
+    """The folder of a run that was started before. UsageError when there is none."""
+    run = RunFolder(path)
+    if not run.settings.is_file():
+        raise UsageError(f"no run to go on with in {path}", "leave out --resume, or name its folder with --out")
+    require_writable(path)
+    return run
+
+
+def write_settings(run: RunFolder, settings: Mapping[str, Any], header: str) -> None:
+    """Save the resolved settings as YAML that ``--preset`` reads again."""
+    import yaml
+
+    text = yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=100)
+    write_text(run.settings, f"{header}\n{text}", label="settings")
+
+
+class MetricsLog:
+    """Appends one JSON object a line and flushes it, so that a killed run loses nothing it logged."""
+
+    def __init__(self, path: Path, *, from_step: int) -> None:
+        """Open ``path``; lines of steps at or after ``from_step`` (a rolled-back run's) are dropped."""
+        self._path = path
+        kept = [line for line in _lines(path) if line.get("step", 0) <= from_step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept), label="metrics")
+        try:
+            self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  held for the run's length
+        except OSError as error:
+            raise as_resource_error(error, path) from error
+
+    def write(self, kind: str, values: Mapping[str, float | int | str]) -> None:
+        """Add one line. Non-finite numbers become null: JSON has no NaN."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        try:
+            self._handle.write(json.dumps({"kind": kind, **clean}) + "\n")
+            self._handle.flush()
+        except OSError as error:
+            raise as_resource_error(error, self._path) from error
+
+    def close(self) -> None:
+        """End of the run."""
+        self._handle.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's log; a last line cut by a kill is left out."""
+    return _lines(path)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict)]
