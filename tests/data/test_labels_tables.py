@@ -83,7 +83,7 @@ def test_an_unreadable_file_is_a_resource_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         labels_tables, "_open_bytes", refuse
     )  # root may read everything, so chmod shows nothing
-    with pytest.raises(ResourceError, match="cannot read .*: Permission denied"):
+    with pytest.raises(ResourceError, match=r"cannot read .*: Permission denied"):
         read_labels(put(tmp_path, TABLE))
 
 
