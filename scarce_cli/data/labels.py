@@ -166,9 +166,7 @@ class _Columns:
             elif value not in _NO:
                 del self.wide[name]
                 if name in self.seen:
-                    self.dropped.append(
-                        f"{record.where}: column {name!r} holds {value[:40]!r}: not a finding"
-                    )
+                    self.dropped.append(f"{record.where}: column {name!r} holds {value[:40]!r}: not a finding")
         self.seen.update(found)
         return frozenset(found)
 
@@ -234,9 +232,7 @@ def _as_film(record: Record, columns: _Columns, table: Table) -> _Film:
     named = "" if columns.patient is None else record.fields[columns.patient]
     patient = named if named.casefold() not in _NOTHING else image
     view = "" if columns.view is None else record.fields[columns.view]
-    findings = (
-        columns.positives(record) if columns.findings is None else _parse(record.fields[columns.findings])
-    )
+    findings = columns.positives(record) if columns.findings is None else _parse(record.fields[columns.findings])
     return _Film(record.line, image, patient, findings, "" if view.casefold() in _NOTHING else view)
 
 

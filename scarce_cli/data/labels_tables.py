@@ -39,9 +39,7 @@ class Record:
     @property
     def where(self) -> str:
         """``line 17`` or ``lines 17 to 20``."""
-        return (
-            f"line {self.line}" if self.line == self.last_line else f"lines {self.line} to {self.last_line}"
-        )
+        return f"line {self.line}" if self.line == self.last_line else f"lines {self.line} to {self.last_line}"
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,7 @@ class Table:
         with contextlib.closing(_records(self.path, self.encoding, self.delimiter)) as records:
             for number, record in enumerate(records):
                 if number > MAX_ROWS:
-                    raise UsageError(
-                        f"{self.path} has more than {MAX_ROWS:,} rows", "split it into smaller files"
-                    )
+                    raise UsageError(f"{self.path} has more than {MAX_ROWS:,} rows", "split it into smaller files")
                 if number > 0:
                     yield record
 
@@ -86,9 +82,7 @@ def open_table(path: Path, known: Iterable[str]) -> Table:
         what = "starts with a blank line" if header_line else "is empty"
         raise UsageError(f"{path} {what}", "name a table with a header line and one row per film")
     if _CONTROL.search(header_line):
-        raise UsageError(
-            f"{path} is not a text table", "export it as CSV (comma, semicolon or tab) and try again"
-        )
+        raise UsageError(f"{path} is not a text table", "export it as CSV (comma, semicolon or tab) and try again")
     wanted = frozenset(known)
     delimiter = max(_DELIMITERS, key=lambda sign: _header_score(header_line, sign, wanted))
     with contextlib.closing(_records(path, encoding, delimiter)) as records:
@@ -184,9 +178,7 @@ def _readable(path: Path) -> Iterator[None]:
     except UnicodeError as error:
         raise UsageError(f"{path} is not readable text: {error}", "save it as UTF-8") from error
     except ValueError as error:  # a NUL in the path
-        raise UsageError(
-            f"the table {str(path)!r} does not exist", "name a CSV file with --labels"
-        ) from error
+        raise UsageError(f"the table {str(path)!r} does not exist", "name a CSV file with --labels") from error
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}", "check the permissions") from error
 

@@ -37,9 +37,7 @@ class Phantom:
     findings: frozenset[str]
 
 
-def draw_phantom(
-    seed: int, index: int, *, size: int = 512, findings: frozenset[str] | None = None
-) -> Phantom:
+def draw_phantom(seed: int, index: int, *, size: int = 512, findings: frozenset[str] | None = None) -> Phantom:
     """Film number ``index`` of the collection ``seed``: the same arguments give the same film.
 
     ``findings`` replaces the drawn ones. The findings' places, the exposure and the noise come from separate

@@ -157,9 +157,7 @@ def _trunk(patient: Anatomy, x: Grid, v: Grid) -> Grid:
     return result
 
 
-def _ellipsoid(
-    u: Grid, v: Grid, at: tuple[float, float], radii: tuple[float, float], tilt: float = 0.0
-) -> Grid:
+def _ellipsoid(u: Grid, v: Grid, at: tuple[float, float], radii: tuple[float, float], tilt: float = 0.0) -> Grid:
     """Thickness, 0 to 1, of an ellipsoid seen from the front."""
     cos, sin = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))
     du, dv = u - np.float32(at[0]), v - np.float32(at[1])
@@ -182,9 +180,7 @@ def _heart(patient: Anatomy, u: Grid, v: Grid, x: Grid) -> Grid:
     right = vena + 0.42 * r * _bump(v, base - 0.75 * r, 1.0 * r)
     slope = soft(v - (base - 1.0 * r), 1.5 * r)
     tip = 1 - 0.5 * np.clip((v - (base - 0.35 * r)) / (0.9 * r), 0, 1) ** 2
-    left = (
-        0.08 + patient.knob * _bump(v, -0.30, 0.13) + 0.035 * _bump(v, -0.08, 0.16) + 1.45 * r * slope * tip
-    )
+    left = 0.08 + patient.knob * _bump(v, -0.30, 0.13) + 0.035 * _bump(v, -0.08, 0.16) + 1.45 * r * slope * tip
     inside = np.clip(1 - (x / np.where(u > 0, left, right)) ** 2, 0, 1)
     result: Grid = np.sqrt(np.sqrt(inside)) * (0.60 + 0.25 * soft(v + 0.05, 0.4))
     return result
@@ -212,7 +208,7 @@ def _ribs(patient: Anatomy, x: Grid, v: Grid) -> Grid:
     out = x / np.float32(patient.width)
     gap = np.float32(patient.rib_gap)
     inside = soft(wall + np.float32(0.035) - x, 0.03)
-    span = soft(v - np.float32(patient.apex), 0.12) * soft(np.float32(patient.angle + 0.05) - v, 0.3)
+    span = soft(v - np.float32(patient.apex), 0.12) * soft(np.float32(patient.angle + 0.15) - v, 0.7)
     back = _rib_profile(
         (v - patient.rib_slope * (0.3 + 0.7 * out) * out - 0.12 * out**5) / gap + patient.rib_shift, 0.23
     )
@@ -229,7 +225,7 @@ def _shoulders(patient: Anatomy, x: Grid, v: Grid) -> Grid:
     line = patient.clavicle - patient.clavicle_slope * (x - 0.10) + 0.045 * np.cos(7.5 * (x - 0.10)) - 0.045
     away = np.abs(v - line) / (0.036 + 0.012 * np.cos(9 * (x - 0.1)))
     clavicle = np.clip(4 * (1 - away * away), 0, 1) * (0.7 + 0.3 * away * away)
-    clavicle *= soft(x - 0.085, 0.03) * soft(0.78 * patient.body - x, 0.05)
+    clavicle *= soft(x - 0.085, 0.03) * soft(0.80 * patient.body - x, 0.18)
     edge = x - (0.90 * patient.width + 0.18 * (v + 0.35))
     scapula = soft(edge, 0.03) * soft(0.20 - edge, 0.15) * soft(0.28 - np.abs(v + 0.33), 0.2)
     joint = _ellipsoid(x, v, (0.93 * patient.body, patient.clavicle + 0.12), (0.10, 0.11))

@@ -27,9 +27,7 @@ def vessel_tree(source: np.random.Generator, side: float, width: float) -> list[
         step = np.stack([np.cos(turned), np.sin(turned)], axis=2) * (length[:, None, None] / _STEPS)
         path = start[:, None] + np.cumsum(step, axis=1)
         weight = 0.55**level * length[:, None] * (1.1 - 0.3 * along)
-        levels.append(
-            np.dstack([side * path[..., 0], path[..., 1], weight]).reshape(-1, 3).astype(np.float32)
-        )
+        levels.append(np.dstack([side * path[..., 0], path[..., 1], weight]).reshape(-1, 3).astype(np.float32))
         start = np.repeat(path[:, -1], 2, axis=0)
         fork = np.array([1.0, -1.0]) * source.uniform(0.1, 0.6, (len(heading), 2))
         heading = (turned[:, -1:] + fork).ravel()
@@ -45,15 +43,11 @@ def vessel_map(
     twigs = _scatter(twigs_XYW, place, size)
     scale = np.float32(5 * (size / 256) ** 2)
     blur = size / 256
-    result: Floats = scale * (
-        ndimage.gaussian_filter(trunks, 1.9 * blur) + ndimage.gaussian_filter(twigs, 0.8 * blur)
-    )
+    result: Floats = scale * (ndimage.gaussian_filter(trunks, 1.9 * blur) + ndimage.gaussian_filter(twigs, 0.8 * blur))
     return result
 
 
-def _scatter(
-    points_XYW: Points, place: Callable[[Floats, Floats], tuple[Floats, Floats]], size: int
-) -> Floats:
+def _scatter(points_XYW: Points, place: Callable[[Floats, Floats], tuple[Floats, Floats]], size: int) -> Floats:
     """Each point's weight, shared out between the four pixels around it."""
     column, row = place(points_XYW[:, 0], points_XYW[:, 1])
     inside = (column >= 0) & (row >= 0) & (column < size - 1) & (row < size - 1)

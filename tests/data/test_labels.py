@@ -74,9 +74,7 @@ def test_a_gzip_file_is_known_by_its_content(tmp_path: Path) -> None:
     assert len(read_labels(path).images) == 3
 
 
-@pytest.mark.parametrize(
-    "image", ["image", "Image Index", "ImageID", "FILENAME", "path", "File", "image_path"]
-)
+@pytest.mark.parametrize("image", ["image", "Image Index", "ImageID", "FILENAME", "path", "File", "image_path"])
 @pytest.mark.parametrize("patient", ["patient_id", "Patient ID", "PatientID", "patient"])
 @pytest.mark.parametrize("findings", ["findings", "Finding Labels", "Labels", "LABEL", "finding"])
 def test_column_names(tmp_path: Path, image: str, patient: str, findings: str) -> None:
@@ -157,9 +155,7 @@ def test_b2_ragged_and_empty_rows_are_reported_by_line(tmp_path: Path) -> None:
 
 
 def test_b2_an_unclosed_quote_takes_its_rows_with_it_and_says_which(tmp_path: Path) -> None:
-    labels = read(
-        tmp_path, 'image,patient_id,findings\na.png,P1,Mass\nb.png,P2,"Mass\nc.png,P3,Mass\nd.png,P4,Mass\n'
-    )
+    labels = read(tmp_path, 'image,patient_id,findings\na.png,P1,Mass\nb.png,P2,"Mass\nc.png,P3,Mass\nd.png,P4,Mass\n')
     assert labels.images == ("a.png",)
     assert labels.problems == ("lines 3 to 5: a quote is not closed; row skipped",)
 

@@ -74,9 +74,7 @@ def test_two_labels_for_one_film_are_refused_unless_one_is_exact() -> None:
 def test_a_name_shared_by_many_films_never_gives_one_patient_anothers_label() -> None:
     """CheXpert calls every film view1_frontal.jpg: only the folders tell them apart."""
     images = [f"CheXpert/train/patient{i}/view1_frontal.jpg" for i in range(5)]
-    assert pairs(images, ["train/patient3/view1_frontal.jpg"]) == {
-        "train/patient3/view1_frontal.jpg": images[3]
-    }
+    assert pairs(images, ["train/patient3/view1_frontal.jpg"]) == {"train/patient3/view1_frontal.jpg": images[3]}
     assert pairs(images[:3], ["train/patient3/view1_frontal.jpg"]) == {}
     assert pairs(["other/x.png"], ["a/x.png", "b/x.png"]) == {}
 

@@ -80,16 +80,12 @@ def test_an_unreadable_file_is_a_resource_error(tmp_path: Path, monkeypatch: pyt
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(
-        labels_tables, "_open_bytes", refuse
-    )  # root may read everything, so chmod shows nothing
+    monkeypatch.setattr(labels_tables, "_open_bytes", refuse)  # root may read everything, so chmod shows nothing
     with pytest.raises(ResourceError, match=r"cannot read .*: Permission denied"):
         read_labels(put(tmp_path, TABLE))
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-20], lambda data: data[:40] + b"\xff" * 8 + data[48:]]
-)
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data[:40] + b"\xff" * 8 + data[48:]])
 def test_a_damaged_gzip_is_damaged_data(tmp_path: Path, damage: object) -> None:
     data = gzip.compress((TABLE * 50).encode())
     with pytest.raises(DamagedData, match="gzip"):
@@ -163,9 +159,7 @@ _CELL = st.text(alphabet=st.characters(codec="latin-1", exclude_categories=["C"]
 
 @_FUZZ
 @given(
-    rows=st.lists(
-        st.tuples(_WORD, _WORD, st.sets(_WORD, min_size=1, max_size=3), _CELL), min_size=1, max_size=8
-    ),
+    rows=st.lists(st.tuples(_WORD, _WORD, st.sets(_WORD, min_size=1, max_size=3), _CELL), min_size=1, max_size=8),
     delimiter=st.sampled_from([",", ";", "\t"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "latin-1"]),
     listed=st.booleans(),
@@ -182,9 +176,7 @@ def test_what_the_csv_module_wrote_is_read_back(
     writer.writerow(["Report", "ImageID", "PatientID", "Labels"])
     for number, (image, patient, findings, report) in enumerate(rows):
         cell = str(sorted(findings)) if listed else "|".join(sorted(findings))
-        writer.writerow(
-            [report, f"{number}_{image}.png", f"p{patient}", f"{cell}" if listed else f" x|{cell}"]
-        )
+        writer.writerow([report, f"{number}_{image}.png", f"p{patient}", f"{cell}" if listed else f" x|{cell}"])
     labels = read_labels(put(tmp_path, text.getvalue().encode(encoding)))
     assert labels.images == tuple(f"{number}_{row[0]}.png" for number, row in enumerate(rows))
     assert labels.patients == tuple(f"p{row[1]}" for row in rows)
