@@ -26,7 +26,8 @@ def monitor_collapse(
     ] = None,
     films: Annotated[int, typer.Option(min=2, help="Films to look at, drawn by the seed.")] = 2048,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for collapse.json and collapse.png. Default: the checkpoint's.")
+        Path | None,
+        typer.Option(help="Folder for collapse.json and collapse.png. Default: the checkpoint's."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes which films are drawn.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
@@ -90,9 +91,7 @@ def _measure(
     return measured[1:], measured[0]
 
 
-def _report(
-    saved: list[SavedEncoder], metrics: list[CollapseMetrics], random: CollapseMetrics, folder: Path
-) -> None:
+def _report(saved: list[SavedEncoder], metrics: list[CollapseMetrics], random: CollapseMetrics, folder: Path) -> None:
     from scarce_cli.commands.console import stdout
     from scarce_cli.commands.inputs import table
     from scarce_cli.evaluation.collapse import verdict
@@ -100,9 +99,9 @@ def _report(
     from scarce_cli.files import write_json
 
     result, reasons = verdict(metrics, random)
-    rows = [["random initialisation", "-", *_cells(random)]]
+    rows = [["random init", "-", *_cells(random)]]
     rows += [[s.path.name, str(s.epoch), *_cells(m)] for s, m in zip(saved, metrics, strict=True)]
-    columns = ["encoder", "epoch", "relative std", "mean cosine", "effective rank", "at most"]
+    columns = ["encoder", "epoch", "relative std", "mean cosine", "effective rank"]
     console = stdout()
     console.print(table(f"{random.films} films, {random.dimensions} features", columns, rows))
     console.print(f"Verdict: {result} ({'; '.join(reasons)})", highlight=False, soft_wrap=True)
@@ -127,4 +126,4 @@ def _report(
 
 def _cells(m: CollapseMetrics) -> list[str]:
     rank = "undefined" if m.effective_rank is None else f"{m.effective_rank:.1f}"
-    return [f"{m.relative_std:.3f}", f"{m.mean_cosine:.4f}", rank, str(m.rank_cap)]
+    return [f"{m.relative_std:.3f}", f"{m.mean_cosine:.4f}", f"{rank} of {m.rank_cap}"]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from scarce_cli.config import Preset, RunConfig
+    from scarce_cli.config import RunConfig
     from scarce_cli.data.cache import Cache
     from scarce_cli.engine.trainer import Trainer
+    from scarce_cli.presets import Preset
     from scarce_cli.runs import RunFolder
 
 
@@ -32,15 +33,9 @@ class Wandb(StrEnum):
 
 def pretrain(
     method: Annotated[str, typer.Argument(help="spark (moco, barlow and dino are still to come).")],
-    preset: Annotated[
-        str, typer.Option(help="A shipped recipe (l4, cpu, smoke) or the path of a YAML file.")
-    ] = "l4",
-    data: Annotated[
-        Path | None, typer.Option(help="Prepared data set. Default: the one in this folder.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. Default: runs/METHOD-PRESET.")
-    ] = None,
+    preset: Annotated[str, typer.Option(help="A shipped recipe (l4, cpu, smoke) or the path of a YAML file.")] = "l4",
+    data: Annotated[Path | None, typer.Option(help="Prepared data set. Default: the one in this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/METHOD-PRESET.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. May be repeated."),
@@ -53,8 +48,8 @@ def pretrain(
     wandb: Annotated[Wandb, typer.Option(help="Record with Weights & Biases. Never asks.")] = Wandb.off,
 ) -> None:
     """Pretrain an encoder on unlabelled films. Ctrl-C saves and stops; --resume goes on."""
-    from scarce_cli.config import load_preset
     from scarce_cli.methods import check_name
+    from scarce_cli.presets import load_preset
 
     overrides = list(settings or [])
     overrides += [] if seed is None else [f"run.seed={seed}"]
@@ -62,18 +57,17 @@ def pretrain(
     check_name(method)
     loaded = load_preset(preset, method, overrides)
     name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
-    run_pretraining(
-        loaded, data=data, out=out or Path("runs") / f"{method}-{name}", resume=resume, wandb=wandb
-    )
+    run_pretraining(loaded, data=data, out=out or Path("runs") / f"{method}-{name}", resume=resume, wandb=wandb)
 
 
 def run_pretraining(
     preset: Preset, *, data: Path | None, out: Path, resume: bool = False, wandb: Wandb = Wandb.off
 ) -> None:
     """Check everything that is cheap to check, then what needs torch, then write and train."""
-    from scarce_cli.config import RunConfig, validate
+    from scarce_cli.config import RunConfig
     from scarce_cli.data.cache import find_dataset, open_cache
     from scarce_cli.data.order import steps_per_epoch
+    from scarce_cli.presets import validate
     from scarce_cli.runs import check_new_run, existing_run, new_run
 
     config = validate(preset, RunConfig)
@@ -91,18 +85,17 @@ def run_pretraining(
     _say_what_is_next(run, preset.method)
 
 
-def _build(
-    preset: Preset, config: RunConfig, cache: Cache, out: Path, resume: bool, wandb: Wandb
-) -> Trainer:
+def _build(preset: Preset, config: RunConfig, cache: Cache, out: Path, resume: bool, wandb: Wandb) -> Trainer:
     from scarce_cli.commands.console import stderr
 
     with stderr().status("loading torch"):
         from scarce_cli.commands.training_view import TrainingView
-        from scarce_cli.config import validate
         from scarce_cli.engine.device import find_device
+        from scarce_cli.engine.job import Job
         from scarce_cli.engine.state import Identity
-        from scarce_cli.engine.trainer import Job, Trainer
+        from scarce_cli.engine.trainer import Trainer
         from scarce_cli.methods import method_class
+        from scarce_cli.presets import validate
         from scarce_cli.runs import RunFolder
 
     kind = method_class(preset.method)

@@ -25,10 +25,12 @@ _HEALTHY = {"no finding", "normal", "healthy"}
 def probe(
     checkpoints: Annotated[list[Path], typer.Argument(help="One checkpoint, or several to compare.")],
     labels: Annotated[
-        Path, typer.Option(help="Table with image, patient and findings (CSV; NIH's and PadChest's as they are).")
+        Path,
+        typer.Option(help="Table with image, patient and findings (CSV; NIH's and PadChest's as they are)."),
     ],
     finding: Annotated[
-        list[str] | None, typer.Option(help="A finding to test; may be repeated. Default: all with enough films.")
+        list[str] | None,
+        typer.Option(help="A finding to test; may be repeated. Default: all with enough films."),
     ] = None,
     negative: Annotated[
         str | None, typer.Option(help="Compare with this finding instead of with all other films.")
@@ -44,10 +46,12 @@ def probe(
         Path | None, typer.Option(help="Prepared data set. Default: the one the checkpoint was trained on.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for probe.json, probe.csv, probe.png. Default: beside the checkpoint.")
+        Path | None,
+        typer.Option(help="Folder for probe.json, probe.csv, probe.png. Default: beside the checkpoint."),
     ] = None,
     max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the labels that may have no film, before exit code 3.")
+        float,
+        typer.Option(min=0, max=1, help="Share of the labels that may have no film, before exit code 3."),
     ] = 0.001,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
 ) -> None:
@@ -201,14 +205,17 @@ def _report(
     write_text(folder / "probe.csv", _as_csv(scores))
     console = stdout()
     if scores:
-        console.print(_as_table(scores, settings))
+        _print_tables(scores, settings)
         draw_learning_curves(scores, folder / "probe.png")
     for row in skipped:
         shots = "" if row.shots is None else f", {row.shots} shots"
         console.print(f"left out: {row.finding}{shots}: {row.reason}", highlight=False, markup=False, soft_wrap=True)
     written = ["probe.json", "probe.csv", *(["probe.png"] if scores else [])]
     console.print(
-        f"Written: {', '.join(str(folder / name) for name in written)}", highlight=False, markup=False, soft_wrap=True
+        f"Written: {', '.join(str(folder / name) for name in written)}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -216,8 +223,22 @@ def _as_csv(scores: list[Score]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
-        "finding,negative,initialisation,shots,auc,sd,low,high,difference,difference_low,difference_high,"
-        "draws,test_positives,test_negatives".split(",")
+        [
+            "finding",
+            "negative",
+            "initialisation",
+            "shots",
+            "auc",
+            "sd",
+            "low",
+            "high",
+            "difference",
+            "difference_low",
+            "difference_high",
+            "draws",
+            "test_positives",
+            "test_negatives",
+        ]
     )
     for s in scores:
         d = s.difference
@@ -231,25 +252,34 @@ def _as_csv(scores: list[Score]) -> str:
     return buffer.getvalue()
 
 
-def _as_table(scores: list[Score], settings: ProbeSettings) -> Any:
+def _print_tables(scores: list[Score], settings: ProbeSettings) -> None:
+    """One table for each finding, narrow enough for 80 columns."""
+    from scarce_cli.commands.console import stdout
     from scarce_cli.commands.inputs import table
 
-    rows = []
-    for key in dict.fromkeys((s.finding, s.negative, s.initialisation) for s in scores):
-        line = {s.shots: s for s in scores if (s.finding, s.negative, s.initialisation) == key}
-        cells = [f"{line[n].auc.mean:.3f} ±{line[n].auc.sd:.3f}" if n in line else "-" for n in settings.shots]
-        rows.append([f"{key[0]} / {key[1]}", key[2], *cells])
-        if any(s.difference for s in line.values()):
-            rows.append(["", f"  more than {RANDOM}", *(_gain(line.get(n)) for n in settings.shots)])
-    title = (
-        f"AUC on test patients, mean ± sd of {settings.draws} draws; below, what is gained over random "
-        "initialisation with its 95 % interval"
+    stdout().print(
+        f"\nAUC on the films of test patients, mean ± sd of {settings.draws} draws; below it what is gained "
+        "over random initialisation, with its 95 % interval.",
+        highlight=False,
     )
-    return table(title, ["finding / against", "features", *(f"{n} shots" for n in settings.shots)], rows)
+    for finding, negative in dict.fromkeys((s.finding, s.negative) for s in scores):
+        part = [s for s in scores if (s.finding, s.negative) == (finding, negative)]
+        rows = []
+        for name in dict.fromkeys(s.initialisation for s in part):
+            line = {s.shots: s for s in part if s.initialisation == name}
+            rows.append([name, *(_cell(line.get(shots)) for shots in settings.shots)])
+        tested = f"tested on {part[0].test_positives} + {part[0].test_negatives} films"
+        columns = ["features", *(f"{n} shot{'s' * (n > 1)}" for n in settings.shots)]
+        stdout().print(table(f"{finding} against {negative} ({tested})", columns, rows))
 
 
-def _gain(score: Score | None) -> str:
-    if score is None or score.difference is None:
+def _cell(score: Score | None) -> str:
+    if score is None:
         return "-"
+    text = f"{score.auc.mean:.3f} ±{_short(score.auc.sd)}"
     d = score.difference
-    return f"{d.mean:+.3f} [{d.low:+.2f}, {d.high:+.2f}]"
+    return text if d is None else f"{text}\n{d.mean:+.3f}\n[{_short(d.low, '+')},{_short(d.high, '+')}]"
+
+
+def _short(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.2f}".replace("0.", ".", 1)

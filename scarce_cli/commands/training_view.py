@@ -9,13 +9,13 @@ from scarce_cli.commands.console import progress_bar, stderr, warn
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from scarce_cli.engine.trainer import Job, StepReport
+    from scarce_cli.engine.job import Job, StepReport
 
 _SMOOTHING = 0.9  # of the images per second that are shown
 
 
 class TrainingView:
-    """Shows a run to a person; see `scarce_cli.engine.trainer.Observer`."""
+    """Shows a run to a person; see `scarce_cli.engine.job.Observer`."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -44,9 +44,7 @@ class TrainingView:
         keep = _SMOOTHING if self._rate else 0.0
         self._rate = keep * self._rate + (1 - keep) * report.images_per_s
         note = f"loss {report.loss:.4f}  lr {report.lr:.1e}  {self._rate:.0f} images/s"
-        self._bar.update(
-            self._task, completed=report.step, note=note, description=f"epoch {report.epoch:.1f}"
-        )
+        self._bar.update(self._task, completed=report.step, note=note, description=f"epoch {report.epoch:.1f}")
 
     def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
         """One line that stays."""

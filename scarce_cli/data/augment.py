@@ -251,4 +251,5 @@ def make_view(
     views = warp(films_BSS, parameters, size, taps_for(settings, films_BSS.shape[-1], size))
     views = blur(jitter(views, parameters), parameters)
     noisy = noise(views, settings.noise_std, parameters.noise_seed)
-    return View(image_BCHW=(noisy - mean) / std, clean_BCHW=(views - mean) / std)
+    image = (noisy - mean) / std
+    return View(image_BCHW=image, clean_BCHW=image if noisy is views else (views - mean) / std)

@@ -36,9 +36,7 @@ def whole_films(films_BSS: Tensor, *, size: int, mean: float, std: float) -> Ten
     return (films - mean) / std
 
 
-def iterate_films(
-    cache: Cache, rows: NDArray[np.int64], batch_size: int, device: torch.device
-) -> Iterator[Tensor]:
+def iterate_films(cache: Cache, rows: NDArray[np.int64], batch_size: int, device: torch.device) -> Iterator[Tensor]:
     """All films of ``rows`` in order, in batches: (<=B, S, S) uint8."""
     for start in range(0, len(rows), batch_size):
         yield load_films(cache, rows[start : start + batch_size], device)

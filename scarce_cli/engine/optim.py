@@ -15,7 +15,8 @@ def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
 ) -> list[dict[str, Any]]:
     """Two groups: decayed, and not decayed (biases, norm scales: everything with one dimension or none)."""
-    decayed, rest = [], []
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for _, parameter in parameters:
         (decayed if parameter.ndim > 1 or settings.decay_all else rest).append(parameter)
     groups = [

@@ -22,7 +22,7 @@ class Reconstructing(Protocol):
     """A method that masks films and paints them: see `scarce_cli.methods.base`."""
 
     def reconstruct(self, images_BCHW: Tensor, generator: torch.Generator) -> Any:
-        """``visible_B1FF`` bool and ``prediction_BCHW`` float32, among others."""
+        """``visible_B1FF`` bool, ``prediction_BCHW`` float32 and ``patch`` in px."""
 
 
 def reconstruct_films(
@@ -39,12 +39,16 @@ def reconstruct_films(
     images = whole_films(load_films(cache, rows, device), size=info.size, mean=info.mean, std=info.std)
     generator = torch.Generator(device).manual_seed(seed)
     result = method.to(device).reconstruct(images, generator)
-    scale = info.size / result.visible_B1FF.shape[-1]
-    visible = F.interpolate(result.visible_B1FF.float(), scale_factor=scale, mode="nearest").bool()
+    patch: int = result.patch
+    visible = F.interpolate(result.visible_B1FF.float(), scale_factor=float(patch), mode="nearest").bool()
     films = (images * info.std + info.mean).clamp(0, 1)
     return [
-        Row(cache.names[row], film[0], shown[0], painted[0])
+        Row(cache.names[row], film[0], shown[0], painted[0], patch)
         for row, film, shown, painted in zip(
-            rows, films.cpu().numpy(), visible.cpu().numpy(), result.prediction_BCHW.cpu().numpy(), strict=True
+            rows,
+            films.cpu().numpy(),
+            visible.cpu().numpy(),
+            result.prediction_BCHW.cpu().numpy(),
+            strict=True,
         )
     ]

@@ -157,9 +157,7 @@ def _compare(origin: Mapping[str, Any], identity: Identity, path: Path) -> None:
         )
 
 
-def _differences(
-    saved: Mapping[str, Any], now: Mapping[str, Any], prefix: tuple[str, ...] = ()
-) -> list[str]:
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[str]:
     changes = []
     for key in sorted({*saved, *now}):
         old, new, name = saved.get(key), now.get(key), (*prefix, key)

@@ -31,7 +31,7 @@ class Tracker:
             project="scarce",
             name=folder.name,
             dir=str(folder),
-            mode=mode,
+            mode="online" if mode == "online" else "offline",
             config=dict(config),
             settings=wandb.Settings(init_timeout=_TIMEOUT, console="off", silent=True),
         )
@@ -44,7 +44,7 @@ class Tracker:
     def finish(self) -> None:
         """End of the run."""
         if self._run is not None:
-            self._guard(lambda: self._run.finish())
+            self._guard(self._run.finish)
             self._run = None
 
     def _guard(self, action: Callable[[], None]) -> None:

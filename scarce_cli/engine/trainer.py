@@ -4,86 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scarce_cli.config import RunConfig, Settings
 from scarce_cli.data.augment import View, draw_parameters, make_view
-from scarce_cli.data.cache import Cache
 from scarce_cli.data.loader import load_films
 from scarce_cli.data.order import batch_rows, epoch_order, steps_per_epoch
 from scarce_cli.engine.device import autocast, grad_scaler
+from scarce_cli.engine.job import Job, Observer, StepReport
 from scarce_cli.engine.optim import build_optimizer, clip_gradients, set_lr
+from scarce_cli.engine.records import Records
 from scarce_cli.engine.schedule import warmup_cosine
 from scarce_cli.engine.signals import StopRequest
-from scarce_cli.engine.state import Identity, TrainState, restore_newest, save_run, save_snapshot
-from scarce_cli.engine.tracking import Mode, Tracker
+from scarce_cli.engine.state import TrainState, restore_newest, save_run, save_snapshot
 from scarce_cli.errors import Diverged, Interrupted, ResourceError
 from scarce_cli.evaluation.collapse import quick_metrics
-from scarce_cli.methods.base import Method, Progress, StepOutput
+from scarce_cli.methods.base import Progress, StepOutput
 from scarce_cli.models.resnet import build_encoder
-from scarce_cli.runs import MetricsLog, RunFolder
 
 _BAD_STEPS = 10  # non-finite losses in a row that end a run
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What is known after a step."""
-
-    step: int  # steps done
-    total_steps: int
-    epoch: float  # epochs done, with fraction
-    loss: float
-    lr: float
-    images_per_s: float
-    scalars: dict[str, float] = field(default_factory=dict)
-
-
-class Observer(Protocol):
-    """Whoever shows the run to a person."""
-
-    def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
-        """Before the first step."""
-
-    def stepped(self, report: StepReport) -> None:
-        """After each step."""
-
-    def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
-        """After each epoch, with the means of its metrics."""
-
-    def warned(self, message: str) -> None:
-        """Something is not as it should be, and the run goes on."""
-
-    def ended(self) -> None:
-        """After the last step or a failure."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a run is made of."""
-
-    identity: Identity
-    method_class: type[Method]
-    method_settings: Settings
-    run: RunFolder
-    device: torch.device
-    resume: bool = False
-    wandb: Mode = "off"
-
-    @property
-    def config(self) -> RunConfig:
-        """The resolved settings."""
-        return self.identity.config
-
-    @property
-    def cache(self) -> Cache:
-        """The films."""
-        return self.identity.cache
 
 
 def build_state(job: Job) -> TrainState:
@@ -97,7 +38,8 @@ def build_state(job: Job) -> TrainState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed + 1)
         method = job.method_class.build(encoder, job.method_settings, config.data.size)
-    method.to(job.device)
+    # Channels last: 1.5 to 1.7 times the steps per second on two CPU cores, and what tensor cores want.
+    method.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainState(
         method=method,
         optimizer=build_optimizer(method.trained_parameters(), config.optimizer),
@@ -123,7 +65,6 @@ class Trainer:
         self.state = build_state(job)
         self.specs = self.state.method.view_specs(job.config.data.size, job.config.augment)
         self._saved_step, self._saved_time = 0, time.monotonic()
-        self._epoch_sums: dict[str, list[float]] = {}
 
     def train(self) -> None:
         """Go to the end of the run.
@@ -135,10 +76,7 @@ class Trainer:
         """
         if self.job.resume:
             self._resume()
-        log = MetricsLog(self.job.run.metrics, from_step=self.state.step)
-        tracker = Tracker(
-            self.job.wandb, self.job.run.path, self.job.config.model_dump(), self.observer.warned
-        )
+        records = Records(self.job, from_step=self.state.step, warn=self.observer.warned)
         self._saved_step = self.state.step
         self.observer.started(
             total_steps=self.total_steps,
@@ -147,24 +85,23 @@ class Trainer:
         )
         try:
             with StopRequest() as request:
-                self._loop(request, log, tracker)
+                self._loop(request, records)
         finally:
             self.observer.ended()
-            log.close()
-            tracker.finish()
+            records.close()
 
     def _resume(self) -> None:
         restored = restore_newest(self.job.run, self.job.identity, self.state)
         for warning in restored:
             self.observer.warned(warning)
 
-    def _loop(self, request: StopRequest, log: MetricsLog, tracker: Tracker) -> None:
+    def _loop(self, request: StopRequest, records: Records) -> None:
         for rows in self._remaining_batches():
             report, output = self._timed_step(rows)
             self.observer.stepped(report)
-            self._log_step(report, log, tracker)
+            records.step(report)
             if self.state.step % self.steps_per_epoch == 0:
-                self._end_epoch(output, log, tracker)
+                self._end_epoch(output, records)
             if request.stop is not None:
                 self._stop(request.stop)
             self._save_if_due()
@@ -233,9 +170,7 @@ class Trainer:
                 films=rows,
                 view=number,
             )
-            views.append(
-                make_view(films, spec.augment, parameters, size=spec.size, mean=data.mean, std=data.std)
-            )
+            views.append(make_view(films, spec.augment, parameters, size=spec.size, mean=data.mean, std=data.std))
         return views
 
     def _update(self, loss: Tensor, progress: Progress) -> None:
@@ -272,33 +207,12 @@ class Trainer:
             f"--set run.batch_size={batch // 2}, or --set model.gradient_checkpointing=true",
         )
 
-    def _log_step(self, report: StepReport, log: MetricsLog, tracker: Tracker) -> None:
-        values = {
-            "loss": report.loss,
-            "lr": report.lr,
-            "images_per_s": report.images_per_s,
-            **report.scalars,
-        }
-        for name, value in values.items():
-            self._epoch_sums.setdefault(name, []).append(value)
-        if report.step % self.job.config.run.log_steps == 0 or report.step == report.total_steps:
-            log.write("step", {"step": report.step, "epoch": report.epoch, **values})
-            tracker.log(values, report.step)
-
-    def _end_epoch(self, output: StepOutput, log: MetricsLog, tracker: Tracker) -> None:
-        epoch = self.state.step // self.steps_per_epoch
-        values = {name: float(np.nanmean(v)) for name, v in self._epoch_sums.items()}
-        self._epoch_sums.clear()
-        if output.embeddings_ND is not None:
-            values |= quick_metrics(output.embeddings_ND)
-        log.write("epoch", {"step": self.state.step, "epoch": epoch, **values})
-        tracker.log({f"epoch/{name}": value for name, value in values.items()}, self.state.step)
-        self.observer.epoch_ended(epoch, values)
-        run = self.job.config.run
+    def _end_epoch(self, output: StepOutput, records: Records) -> None:
+        run, epoch = self.job.config.run, self.state.step // self.steps_per_epoch
+        more = {} if output.embeddings_ND is None else quick_metrics(output.embeddings_ND)
+        self.observer.epoch_ended(epoch, records.epoch(self.state.step, epoch, more))
         if epoch % run.snapshot_epochs == 0 or epoch == run.epochs:
-            self._try_save(
-                lambda: save_snapshot(self.job.run.snapshot(epoch), self.job.identity, self.state, epoch)
-            )
+            self._try_save(lambda: save_snapshot(self.job.run.snapshot(epoch), self.job.identity, self.state, epoch))
 
     def _save_if_due(self) -> None:
         run = self.job.config.run

@@ -5,6 +5,7 @@ Shape suffixes: N films, D feature dimensions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,9 +102,7 @@ def quick_metrics(embeddings_ND: Tensor) -> dict[str, float]:
     return {"relative_std": relative, "mean_cosine": mean_pairwise_cosine(unit)}
 
 
-def verdict(
-    curve: Sequence[CollapseMetrics], reference: CollapseMetrics | None = None
-) -> tuple[Verdict, list[str]]:
+def verdict(curve: Sequence[CollapseMetrics], reference: CollapseMetrics | None = None) -> tuple[Verdict, list[str]]:
     """Judge the last of ``curve`` (checkpoints in order) beside a random-initialised encoder.
 
     Collapsed: all films look the same to the encoder. Suspect: it tells films apart less than a random
@@ -132,5 +131,5 @@ def verdict(
 
 def _falls(values: Sequence[float]) -> bool:
     """Three or more values, none above the one before, the last well below the first."""
-    falling = all(b <= a for a, b in zip(values, values[1:], strict=False))
+    falling = all(b <= a for a, b in itertools.pairwise(values))
     return len(values) > 2 and falling and values[-1] < _SUSPECT_FALL * values[0] + 1e-12

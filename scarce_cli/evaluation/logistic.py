@@ -38,12 +38,13 @@ def fit_logistic(x_ND: Floats, labels: NDArray[np.bool_], c: float) -> LinearMod
     z = np.concatenate([u * s, np.ones((len(u), 1))], axis=1)
     penalty = np.r_[np.ones(len(s)), 0.0]
     sign = np.where(labels, 1.0, -1.0)
-    beta = np.zeros(z.shape[1])
+    beta: Floats = np.zeros(z.shape[1])
     for _ in range(_MAX_STEPS):
         gradient, hessian = _derivatives(beta, z, sign, penalty, c)
         if np.abs(gradient).max() < _GRADIENT:
             break
-        beta = _line_search(beta, np.linalg.solve(hessian, gradient), gradient, z, sign, penalty, c)
+        step = np.asarray(np.linalg.solve(hessian, gradient), np.float64)
+        beta = _line_search(beta, step, gradient, z, sign, penalty, c)
     return LinearModel(coef=vt.T @ beta[:-1], intercept=float(beta[-1]))
 
 

@@ -182,20 +182,14 @@ def run_task(
             yield from _run_shots(task, units, shots, settings)
 
 
-def _run_shots(
-    task: Task, units: Mapping[str, Floats], shots: int, settings: ProbeSettings
-) -> Iterator[Score]:
+def _run_shots(task: Task, units: Mapping[str, Floats], shots: int, settings: ProbeSettings) -> Iterator[Score]:
     supports = draw_supports(task, shots, settings)
     labels, patients = task.labels[task.test], task.patients[task.test]
     reference: tuple[Floats, Floats] | None = None
     for name, unit in units.items():
-        scores = np.stack(
-            [fit_logistic(unit[s], task.labels[s], settings.c).scores(unit[task.test]) for s in supports]
-        )
+        scores = np.stack([fit_logistic(unit[s], task.labels[s], settings.c).scores(unit[task.test]) for s in supports])
         aucs = np.array([auc(row, labels) for row in scores])
-        means = bootstrap_means(
-            scores, labels, patients, resamples=settings.resamples, seed=settings.seed
-        )
+        means = bootstrap_means(scores, labels, patients, resamples=settings.resamples, seed=settings.seed)
         difference = None
         if reference is None:
             reference = (aucs, means)

@@ -45,9 +45,7 @@ def weighted_aucs(scores: Floats, labels: NDArray[np.bool_], weights_BN: Floats)
         return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def bootstrap_weights(
-    patients: NDArray[np.int64], resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def bootstrap_weights(patients: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """How often each film is in each resample when PATIENTS are drawn with replacement: (resamples, N)."""
     _, index = np.unique(patients, return_inverse=True)
     count = int(index.max()) + 1

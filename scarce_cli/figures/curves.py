@@ -53,9 +53,7 @@ def _draw_finding(axis: Axes, scores: Sequence[Score]) -> None:
         shots = [s.shots for s in line]
         colour = _COLOURS[number % len(_COLOURS)]
         axis.plot(shots, [s.auc.mean for s in line], "o-", color=colour, label=name, markersize=4)
-        axis.fill_between(
-            shots, [s.auc.low for s in line], [s.auc.high for s in line], color=colour, alpha=0.15
-        )
+        axis.fill_between(shots, [s.auc.low for s in line], [s.auc.high for s in line], color=colour, alpha=0.15)
     axis.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
     axis.set_xscale("log")
     axis.set_xticks(sorted({s.shots for s in scores}), [str(n) for n in sorted({s.shots for s in scores})])

@@ -21,8 +21,8 @@ from scarce_cli.figures.curves import save_figure
 
 Image = NDArray[np.float32]
 
-_FEATHER = 3.0  # px, sigma of the soft mask, as published
-_SMOOTH = 2.0  # px, sigma of the smoothing of the prediction, as published
+_FEATHER = 3.0 / 32  # sigma of the soft mask, in patches: 3 px at the published patch of 32 px
+_SMOOTH = 2.0 / 32  # sigma of the smoothing of the prediction, in patches: 2 px there
 _MASK_GREY = 0.5
 
 
@@ -34,6 +34,7 @@ class Row:
     original: Image
     visible: NDArray[np.bool_]  # pixels that were shown
     prediction: Image  # in units of each patch's own mean and std
+    patch: int  # px
 
 
 def rescale_prediction(row: Row) -> Image:
@@ -49,9 +50,10 @@ def composite(row: Row) -> Image:
     Hidden pixels of the original have no influence.
     """
     shown, hidden = row.visible.astype(np.float32), (~row.visible).astype(np.float32)
-    painted = _smooth_inside(rescale_prediction(row), hidden, _SMOOTH)
-    around = _smooth_inside(row.original, shown, _FEATHER)
-    weight = gaussian_filter(hidden, _FEATHER)
+    feather = _FEATHER * row.patch
+    painted = _smooth_inside(rescale_prediction(row), hidden, _SMOOTH * row.patch)
+    around = _smooth_inside(row.original, shown, feather)
+    weight = gaussian_filter(hidden, feather)
     blend = (1 - weight) * around + weight * painted
     return np.where(row.visible, row.original, blend).astype(np.float32)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from scarce_cli.config import nearest
 from scarce_cli.errors import UsageError
+from scarce_cli.presets import nearest
 
 if TYPE_CHECKING:
     from scarce_cli.methods.base import Method

@@ -77,9 +77,7 @@ def patch_statistics(images_BCHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     return mean, (patches.var(dim=-1, keepdim=True) + _EPS).sqrt()
 
 
-def reconstruction_loss(
-    prediction_BCHW: Tensor, image_BCHW: Tensor, visible_B1FF: Tensor, patch: int
-) -> Tensor:
+def reconstruction_loss(prediction_BCHW: Tensor, image_BCHW: Tensor, visible_B1FF: Tensor, patch: int) -> Tensor:
     """Mean squared error against patch-normalised pixels, over the masked patches of the batch (scalar).
 
     Zero, not NaN, when nothing is masked. Computed in the dtype of the inputs, at least float32.

@@ -33,7 +33,7 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         self.gradient_checkpointing = gradient_checkpointing
         self.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.features: int = self.fc.in_features  # D, length of a film's feature vector
+        self.features: int = 512 * block.expansion  # D, length of a film's feature vector
         self.widths: list[int] = [self.features // 8, self.features // 4, self.features // 2, self.features]
         self.fc = nn.Identity()
 

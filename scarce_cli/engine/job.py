@@ -1,0 +1,70 @@
+"""What a run is made of, and what is told of it while it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from scarce_cli.config import RunConfig, Settings
+from scarce_cli.data.cache import Cache
+from scarce_cli.engine.state import Identity
+from scarce_cli.engine.tracking import Mode
+from scarce_cli.methods.base import Method
+from scarce_cli.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What is known after a step."""
+
+    step: int  # steps done
+    total_steps: int
+    epoch: float  # epochs done, with fraction
+    loss: float
+    lr: float
+    images_per_s: float
+    scalars: dict[str, float] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Whoever shows the run to a person."""
+
+    def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
+        """Before the first step."""
+
+    def stepped(self, report: StepReport) -> None:
+        """After each step."""
+
+    def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
+        """After each epoch, with the means of its metrics."""
+
+    def warned(self, message: str) -> None:
+        """Something is not as it should be, and the run goes on."""
+
+    def ended(self) -> None:
+        """After the last step or a failure."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run is made of."""
+
+    identity: Identity
+    method_class: type[Method]
+    method_settings: Settings
+    run: RunFolder
+    device: torch.device
+    resume: bool = False
+    wandb: Mode = "off"
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved settings."""
+        return self.identity.config
+
+    @property
+    def cache(self) -> Cache:
+        """The films."""
+        return self.identity.cache
