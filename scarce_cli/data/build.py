@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from scarce_cli.data.bad_film import BadFilm
 from scarce_cli.data.cache import BLOCK_BYTES, CACHE, INDEX
-from scarce_cli.data.decode import BadFilm, decode
+from scarce_cli.data.decode import decode
 from scarce_cli.data.manifest import DONE, Dataset, Row, read_dataset, read_manifest
 from scarce_cli.data.worker import read_bytes
 from scarce_cli.errors import DamagedData, ResourceError, UsageError

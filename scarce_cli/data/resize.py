@@ -18,15 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 LOBES = 3
-BLOCK = 32  # output samples per matrix product: small wastes calls, large wastes zeros
+BLOCK = 8  # output samples per matrix product: fewer wastes calls, more wastes zeros
 
 Float = npt.NDArray[np.float32]
 Band = tuple[int, int, int, int, Float]  # output from, output to, input from, input to, weights
 
 
-def lanczos_matrix(
-    length: int, out: int, start: float = 0.0, stop: float | None = None
-) -> npt.NDArray[np.float64]:
+def lanczos_matrix(length: int, out: int, start: float = 0.0, stop: float | None = None) -> npt.NDArray[np.float64]:
     """(out, length) float64 weights that resample the stretch ``start..stop`` of ``length`` samples to ``out``.
 
     Positions are edges of samples: the whole input is ``0..length``. Every row sums to one.

@@ -15,7 +15,8 @@ import xxhash
 from PIL import Image
 
 from scarce_cli.data.audit import look_of
-from scarce_cli.data.decode import BadFilm, Film, decode
+from scarce_cli.data.bad_film import BadFilm
+from scarce_cli.data.decode import Film, decode
 from scarce_cli.data.film import Settings, prepare
 from scarce_cli.data.manifest import DONE, SKIPPED, Row
 from scarce_cli.data.sources import Source, output_name
