@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Two-core machines run several tests' processes at once; threads that wait for each other cost more than they give.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from collections.abc import Callable

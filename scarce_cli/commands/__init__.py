@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scarce_cli.commands.cache import cache
+from scarce_cli.commands.demo import demo
 from scarce_cli.commands.monitor_collapse import monitor_collapse
 from scarce_cli.commands.preprocess import preprocess
 from scarce_cli.commands.pretrain import pretrain
@@ -19,4 +20,5 @@ TABLE: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("monitor-collapse", monitor_collapse, "scarce monitor-collapse runs/spark-l4/last.pt"),
     ("probe", probe, "scarce probe runs/spark-l4/last.pt --labels labels.csv"),
     ("visualize", visualize, "scarce visualize spark runs/spark-l4/last.pt"),
+    ("demo", demo, "scarce demo --out scarce-demo"),
 )
