@@ -29,6 +29,11 @@ class Result:
     err: str
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--reference DIR``: run test_reference.py on the official numbers there instead of on our copies."""
+    parser.addoption("--reference", default=None, metavar="DIR", help="folder of .npz files with official numbers")
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has its own folder, no settings from outside and torch's random state put back."""

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 Floats = NDArray[np.float64]
 _MAX_STEPS = 100
-_GRADIENT = 1e-10
+_LAST_STEP = 1e-8  # relative; Newton's error after it is about its square, below rounding
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def fit_logistic(x_ND: Floats, labels: NDArray[np.bool_], c: float) -> LinearMod
     beta: Floats = np.zeros(z.shape[1])
     for _ in range(_MAX_STEPS):
         gradient, hessian = _derivatives(beta, z, sign, penalty, c)
-        if np.abs(gradient).max() < _GRADIENT:
-            break
         step = np.asarray(np.linalg.solve(hessian, gradient), np.float64)
         beta = _line_search(beta, step, gradient, z, sign, penalty, c)
+        if np.abs(step).max() <= _LAST_STEP * np.abs(beta).max():
+            break
     return LinearModel(coef=vt.T @ beta[:-1], intercept=float(beta[-1]))
 
 
