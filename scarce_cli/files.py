@@ -99,6 +99,31 @@ def write_json(path: Path, value: Any, *, label: str = "file") -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", label=label)
 
 
+def make_json(path: Path, value: Any) -> bool:
+    """Write ``value`` as JSON unless ``path`` exists; of several processes that try at once, one succeeds."""
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", "utf-8")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+    except OSError as error:
+        raise as_resource_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether ``path`` is named like a file that is still being built, or was when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
 def remove_temporaries(folder: Path) -> int:
     """Delete what killed processes left behind in ``folder`` (own files of a live process are kept)."""
     removed = 0
@@ -166,25 +191,31 @@ def as_resource_error(error: OSError, path: Path) -> ResourceError:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, what: str) -> Iterator[None]:
+def folder_lock(folder: Path, what: str, *, shared: bool = False, name: str = ".lock") -> Iterator[None]:
     """Keep a second process out of ``folder``; the lock dies with its owner, so it can never be stale.
 
-    Raises Locked naming the owner's process and host.
+    Several ``shared`` holders may be there at once, but no exclusive one beside them. Raises Locked naming
+    the exclusive owner's process and host.
     """
-    path = folder / ".lock"
+    path = folder / name
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise as_resource_error(error, path) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
             raise Locked(f"{folder} is in use: {what} ({owner})", "wait for it to end, or stop it") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        except OSError as error:  # a file system without locks
+            raise as_resource_error(error, path) from error
+        if not shared:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
+        if not shared:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

@@ -1,28 +1,37 @@
-"""The cache: all prepared films in one plain .npy file that is mapped, not read, with a JSON beside it."""
+"""The cache: all prepared films in one plain .npy file that is mapped, not read, with a JSON beside it.
+
+The map takes no memory of its own: its pages are the page cache's, shared by all processes that use it.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
-from scarce_cli.data.manifest import find_dataset, read_dataset
+from scarce_cli.data.dataset import Dataset, find_dataset, read_dataset
+from scarce_cli.data.manifest import check_path
 from scarce_cli.errors import DamagedData, UnsafeInput, UsageError
 
-__all__ = ["CACHE", "INDEX", "Cache", "find_dataset", "gather", "open_cache"]
+__all__ = ["CACHE", "INDEX", "Cache", "find_dataset", "gather", "open_cache", "verify_cache"]
 
 CACHE, INDEX = "cache.npy", "cache.json"
-BLOCK_BYTES = 1 << 24  # one digest per block of so many bytes, in whole films
+_MOST_INDEX_BYTES = 1 << 30
+_MOST_PIXELS = 1 << 44
 
 
 @dataclass(frozen=True)
 class Cache:
     """An open cache. ``images`` (N, size, size) uint8: a read-only map of the file. ``names``: row -> source
-    film's path inside the source folder. ``mean`` and ``std`` over the set, grey values scaled to [0, 1]."""
+    film's path inside the source folder. ``mean`` and ``std`` over the set, grey values scaled to [0, 1].
+    ``digest``: one for pixels and order."""
 
     folder: Path
     images: npt.NDArray[np.uint8]
@@ -33,49 +42,181 @@ class Cache:
     digest: str
 
 
+@dataclass(frozen=True)
+class Index:
+    """cache.json: ``settings`` and ``films`` of the data set it was made from, ``blocks``: a digest for each
+    ``block_films`` films, ``order``: the films' paths."""
+
+    films_shape: tuple[int, int, int]
+    offset: int
+    settings: dict[str, Any]
+    films: str
+    mean: float
+    std: float
+    digest: str
+    block_films: int
+    blocks: list[str]
+    order: tuple[str, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """How long the .npy file must be."""
+        count, height, width = self.films_shape
+        return self.offset + count * height * width
+
+
 def open_cache(folder: Path) -> Cache:
-    """Map the cache of the data set in ``folder``. Takes no memory of its own and reads no pixels.
+    """Map the cache of the data set in ``folder``. Reads no pixels and takes no memory for them.
 
     Raises UsageError (none built, or made from other films or settings), DamagedData (cut or broken),
-    UnsafeInput (an index that nobody sane wrote).
+    UnsafeInput (an index that scarce cannot have written).
     """
-    rebuild = f"rebuild it: scarce cache {folder} --rebuild"
     index = read_index(folder)
-    dataset = read_dataset(folder)
-    if index["settings"] != dataset.settings.as_dict():
-        raise UsageError(f"the cache in {folder} was made with other settings than the data set", rebuild)
-    if index["films"] != dataset.films:
-        raise UsageError(f"the cache in {folder} is stale: the data set's films have changed", rebuild)
-    shape = tuple(index["shape"])
-    path = folder / CACHE
-    expected = index["offset"] + shape[0] * shape[1] * shape[2]
-    actual = path.stat().st_size if path.exists() else 0
-    if actual != expected:
-        raise DamagedData(f"{path} has {actual} bytes where {expected} belong", rebuild)
-    images = np.memmap(path, np.uint8, "r", index["offset"], shape)
-    return Cache(
-        folder, images, tuple(index["order"]), shape[1], index["mean"], index["std"], index["digest"]
+    check_current(index, read_dataset(folder))
+    check_file(folder, index)
+    try:
+        images = np.memmap(folder / CACHE, np.uint8, "r", index.offset, index.films_shape)
+    except OSError as error:
+        raise DamagedData(f"{folder / CACHE} cannot be mapped: {error.strerror}", _rebuild(folder)) from None
+    return Cache(folder, images, index.order, index.films_shape[1], index.mean, index.std, index.digest)
+
+
+def _rebuild(folder: Path) -> str:
+    return f"rebuild it: scarce cache {folder} --rebuild"
+
+
+def read_index(folder: Path) -> Index:
+    """cache.json, checked for sense before anything is allocated."""
+    path = folder / INDEX
+    try:
+        if path.stat().st_size > _MOST_INDEX_BYTES:
+            raise UnsafeInput(f"{path} is larger than any that scarce writes", _rebuild(folder))
+        value = json.loads(path.read_bytes())
+        index = _index(value)
+    except (FileNotFoundError, NotADirectoryError):
+        read_dataset(folder)  # its message, if this is no data set at all
+        raise UsageError(f"{folder} has no cache yet", f"build it: scarce cache {folder}") from None
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+        message = f"{path} is not what scarce wrote: {type(error).__name__} {error}"
+        raise DamagedData(message, _rebuild(folder)) from None
+    _check_sense(folder, index)
+    return index
+
+
+def _index(value: Any) -> Index:
+    shape = tuple(int(length) for length in value["shape"])
+    if len(shape) != 3:
+        raise ValueError(f"shape {shape}")
+    return Index(
+        films_shape=shape,
+        offset=int(value["offset"]),
+        settings=dict(value["settings"]),
+        films=str(value["films"]),
+        mean=float(value["mean"]),
+        std=float(value["std"]),
+        digest=str(value["digest"]),
+        block_films=int(value["block_films"]),
+        blocks=[str(block) for block in value["blocks"]],
+        order=tuple(value["order"]),
     )
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """cache.json, checked before anything is allocated."""
-    path = folder / INDEX
-    if not path.exists():
-        raise UsageError(f"{folder} has no cache yet", f"run: scarce cache {folder}")
+def _check_sense(folder: Path, index: Index) -> None:
+    """UnsafeInput for numbers and names that would make a later step allocate or read what it must not."""
+    path, (count, height, width) = folder / INDEX, index.films_shape
+    plausible = (
+        count > 0 and 0 < height == width <= 4096 and count * height * width <= _MOST_PIXELS
+        and 0 < index.offset <= 4096 and count == len(index.order)
+        and index.block_films > 0 and len(index.blocks) == -(-count // index.block_films)
+    )  # fmt: skip
+    if not plausible:
+        raise UnsafeInput(f"{path} declares films that cannot be: shape {index.films_shape}", _rebuild(folder))
+    if not all(isinstance(name, str) for name in index.order):
+        raise UnsafeInput(f"{path} names films by something else than text", _rebuild(folder))
+    for name in index.order:
+        check_path(name, path)
+
+
+def check_current(index: Index, dataset: Dataset) -> None:
+    """UsageError naming the settings, or saying that the films, are no longer those of the data set."""
+    now = {**dataset.settings.as_dict(), "pixels_version": dataset.pixels_version}
+    names = sorted({*now, *index.settings})
+    differing = [
+        f"{name} {index.settings.get(name)} in the cache, {now.get(name)} in the data set"
+        for name in names
+        if now.get(name) != index.settings.get(name)
+    ]
+    if differing:
+        message = f"the cache in {dataset.folder} was made with other settings: {'; '.join(differing)}"
+        raise UsageError(message, _rebuild(dataset.folder))
+    if index.films != dataset.films:
+        message = f"the cache in {dataset.folder} is stale: the films of the data set have changed since"
+        raise UsageError(message, _rebuild(dataset.folder))
+
+
+def check_file(folder: Path, index: Index) -> None:
+    """DamagedData unless the .npy file has the header and the length that the index says."""
+    path = folder / CACHE
     try:
-        index: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DamagedData(f"{path} cannot be read: {error}", f"scarce cache {folder} --rebuild") from None
-    if len(index["shape"]) != 3 or not all(isinstance(n, int) and 0 < n < 2**40 for n in index["shape"]):
-        raise UnsafeInput(f"{path}: impossible shape {index['shape']}", f"scarce cache {folder} --rebuild")
-    return index
+        with open(path, "rb") as handle:
+            actual = os.fstat(handle.fileno()).st_size
+            header = _npy_header(handle.read(index.offset))
+    except FileNotFoundError:
+        raise DamagedData(f"{path} is missing", _rebuild(folder)) from None
+    except OSError as error:
+        raise DamagedData(f"{path} cannot be read: {error.strerror}", _rebuild(folder)) from None
+    if actual != index.file_bytes:
+        message = f"{path} has {actual} bytes where {index.file_bytes} belong"
+        raise DamagedData(message, _rebuild(folder))
+    if header != index.films_shape:
+        raise DamagedData(f"{path} is not the array that {INDEX} describes", _rebuild(folder))
+
+
+def _npy_header(data: bytes) -> tuple[int, ...] | None:
+    """Shape of a uint8 array in C order from the bytes before its first element; None for anything else."""
+    handle = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(handle) != (1, 0):
+            return None
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(handle)
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        return None
+    return shape if not fortran and dtype == np.uint8 and handle.tell() == len(data) else None
 
 
 def gather(
     cache: Cache, rows: npt.NDArray[np.integer[Any]], out: npt.NDArray[np.uint8] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """(B, size, size) uint8: the films of ``rows`` (B,), into ``out`` when given (no allocation then)."""
+    """(B, size, size) uint8: the films of ``rows`` (B,), into ``out`` when given (no allocation then).
+
+    IndexError for a row that is not there.
+    """
+    if len(rows) and not (rows.min() >= 0 and rows.max() < len(cache.images)):
+        raise IndexError(f"rows from {rows.min()} to {rows.max()} of a cache with {len(cache.images)}")
     if out is None:
         out = np.empty((len(rows), cache.size, cache.size), dtype=np.uint8)
-    return np.take(cache.images, rows, axis=0, out=out, mode="clip")
+    return np.take(cache.images, rows, axis=0, out=out, mode="clip")  # "raise" would copy the output
+
+
+def verify_cache(folder: Path) -> Index:
+    """Read every byte; DamagedData naming the first block that is not as it was written, and its films."""
+    index = read_index(folder)
+    check_file(folder, index)
+    size = index.films_shape[1]
+    with open(folder / CACHE, "rb") as handle:
+        handle.seek(index.offset)
+        for number, expected in enumerate(index.blocks):
+            first = number * index.block_films
+            last = min(first + index.block_films, index.films_shape[0]) - 1
+            if xxhash.xxh3_64_hexdigest(handle.read((last - first + 1) * size**2)) != expected:
+                names = f"{index.order[first]!r} to {index.order[last]!r}"
+                message = f"{folder / CACHE}: block {number} of {len(index.blocks)} is damaged"
+                raise DamagedData(f"{message} (films {first} to {last}, {names})", _rebuild(folder))
+    if index_digest(size, index.blocks, index.order) != index.digest:
+        raise DamagedData(f"{folder / INDEX}: the order of the films is damaged", _rebuild(folder))
+    return index
+
+
+def index_digest(size: int, blocks: list[str], order: tuple[str, ...]) -> str:
+    """One hexadecimal digest for pixels and order."""
+    return xxhash.xxh3_128_hexdigest("\0".join([str(size), *blocks, *order]).encode("utf-8", "surrogatepass"))

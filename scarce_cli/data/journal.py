@@ -9,17 +9,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from scarce_cli.data.manifest import DONE, DUPLICATE, PARTS, Row, read_manifest, row_from_json, row_to_json
-from scarce_cli.data.sources import Source
+from scarce_cli.data.manifest import DONE, DUPLICATE, Row, read_manifest, row_from_json, row_to_json
+from scarce_cli.data.sources import Source, output_name
 from scarce_cli.files import as_resource_error, make_folder
+
+PARTS = ".parts"
 
 
 class Journal:
-    """Append-only rows of one part; a line torn by a kill is dropped at the next start."""
+    """Append-only rows; a line torn by a kill is dropped at the next start."""
 
-    def __init__(self, folder: Path, shard: tuple[int, int] | None) -> None:
-        make_folder(folder / PARTS)
-        self.path = folder / PARTS / ("all.jsonl" if shard is None else f"{shard[0]}-of-{shard[1]}.jsonl")
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / PARTS / f"{name}.jsonl"
+        make_folder(self.path.parent)
 
     def __enter__(self) -> Self:
         try:
@@ -42,9 +44,21 @@ class Journal:
     ) -> None:
         self._file.close()
 
+    def rows(self) -> Iterator[Row]:
+        """What has been written so far, later rows of a film after earlier ones."""
+        try:
+            lines = self.path.read_text("ascii", "replace").split("\n")
+        except OSError:
+            return
+        for line in lines:
+            try:
+                yield row_from_json(line)
+            except ValueError:
+                continue  # torn by a kill
+
     @staticmethod
-    def remove(folder: Path) -> None:
-        """Forget all parts, once the manifest holds their rows."""
+    def remove_all(folder: Path) -> None:
+        """Forget all journals, once the manifest holds their rows."""
         shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
@@ -57,32 +71,41 @@ def _drop_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def _journalled(folder: Path) -> Iterator[Row]:
+def journalled(folder: Path) -> Iterator[Row]:
+    """The rows of all journals in the folder."""
     for path in sorted((folder / PARTS).glob("*.jsonl")):
-        for line in path.read_text("utf-8", "replace").splitlines():
-            try:
-                yield row_from_json(line)
-            except ValueError:
-                continue  # torn by a kill
+        yield from Journal(folder, path.stem).rows()
 
 
-def finished_rows(folder: Path, sources: Sequence[Source]) -> dict[str, Row]:
-    """By path, the rows of films that need not be done again: source unchanged, output there and whole.
+def finished_images(folder: Path, sources: Sequence[Source], *, dedupe: bool) -> dict[str, Row]:
+    """By path, the rows of films that need not be prepared again: source unchanged, image there and whole.
 
-    What was skipped is tried again: the reason may have been removed.
+    What was skipped is tried again: the reason may have been removed. What was dropped as a duplicate stays
+    dropped as long as its original is in the set and ``dedupe`` is wanted.
     """
     by_path = {source.path: source for source in sources}
-    found = {row.path: row for row in (*read_manifest(folder), *_journalled(folder))}
-    return {
-        path: row for path, row in found.items() if path in by_path and _holds(folder, by_path[path], row)
+    rows = {row.path: row for row in (*read_manifest(folder), *journalled(folder))}
+    held = {
+        path: row
+        for path, row in rows.items()
+        if path in by_path and unchanged(by_path[path], row) and _image_is_whole(folder, row)
     }
+    if dedupe:
+        for path, row in rows.items():
+            original = row.duplicate_of or row.near_duplicate_of
+            if row.status == DUPLICATE and original in held and path in by_path:
+                held[path] = row
+    return held
 
 
-def _holds(folder: Path, source: Source, row: Row) -> bool:
-    if (row.bytes, row.mtime_ns) != (source.bytes, source.mtime_ns) or row.status not in (DONE, DUPLICATE):
+def unchanged(source: Source, row: Row) -> bool:
+    """Whether the source still has the size and time that it had when the row was written."""
+    return (row.bytes, row.mtime_ns) == (source.bytes, source.mtime_ns) and not source.problem
+
+
+def _image_is_whole(folder: Path, row: Row) -> bool:
+    if row.status != DONE or row.output != output_name(row.path):
         return False
-    if row.status == DUPLICATE:
-        return True
     try:
         return os.stat(folder / row.output).st_size == row.output_bytes
     except OSError:

@@ -68,6 +68,18 @@ def resample_columns(image: Float, out: int, start: float, stop: float) -> Float
     return result
 
 
+def placement(height: int, width: int, size: int, fit: str) -> tuple[slice, slice]:
+    """Rows and columns of the ``size`` x ``size`` square that hold the film; the rest is border (``pad``)."""
+    if fit not in ("pad", "squash", "crop"):
+        raise ValueError(f"fit must be pad, squash or crop, not {fit!r}")
+    if fit != "pad":
+        return slice(0, size), slice(0, size)
+    longest = max(height, width)
+    inner = [max(1, round(length * size / longest)) for length in (height, width)]
+    starts = [(size - length) // 2 for length in inner]
+    return slice(starts[0], starts[0] + inner[0]), slice(starts[1], starts[1] + inner[1])
+
+
 def fit_to(image: Float, size: int, fit: str) -> tuple[Float, tuple[slice, slice]]:
     """Resample ``image`` (H, W) float32 for a square of ``size``; returns it and where it lies in the square.
 
@@ -75,18 +87,9 @@ def fit_to(image: Float, size: int, fit: str) -> tuple[Float, tuple[slice, slice
     ``crop`` keeps the aspect and takes the largest centred square. Values may overshoot the input's range.
     """
     height, width = image.shape
-    rows, columns = (0.0, float(height)), (0.0, float(width))
-    out_height = out_width = size
-    if fit == "pad":
-        longest = max(height, width)
-        out_height = max(1, round(height * size / longest))
-        out_width = max(1, round(width * size / longest))
-    elif fit == "crop":
-        side = min(height, width)
-        rows = ((height - side) / 2, (height + side) / 2)
-        columns = ((width - side) / 2, (width + side) / 2)
-    elif fit != "squash":
-        raise ValueError(f"fit must be pad, squash or crop, not {fit!r}")
-    small = resample_columns(resample_rows(image, out_height, *rows), out_width, *columns)
-    top, left = (size - out_height) // 2, (size - out_width) // 2
-    return small, (slice(top, top + out_height), slice(left, left + out_width))
+    where = placement(height, width, size, fit)
+    side = min(height, width) if fit == "crop" else 0
+    rows = ((height - side) / 2, (height + side) / 2) if side else (0.0, float(height))
+    columns = ((width - side) / 2, (width + side) / 2) if side else (0.0, float(width))
+    high, wide = (part.stop - part.start for part in where)
+    return resample_columns(resample_rows(image, high, *rows), wide, *columns), where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable
@@ -14,24 +15,26 @@ import numpy.typing as npt
 import xxhash
 from PIL import Image
 
-from scarce_cli.data.audit import look_of
+from scarce_cli.data.audit import look_of, suspicion_of
 from scarce_cli.data.bad_film import BadFilm
 from scarce_cli.data.decode import Film, decode
 from scarce_cli.data.film import Settings, prepare
 from scarce_cli.data.manifest import DONE, SKIPPED, Row
+from scarce_cli.data.resize import placement
 from scarce_cli.data.sources import Source, output_name
-from scarce_cli.files import as_resource_error
+from scarce_cli.files import as_resource_error, fault_point
 
 WORK = ".work"  # half-written files live here, one per worker, so that nothing half-written has a film's name
 MAX_BYTES = 1 << 30
 
 Square = npt.NDArray[np.uint8]
+Item = tuple[int, Source]  # place in the list of sources, and the source
 
 
 @dataclass(frozen=True)
 class Job:
-    """Where films come from and where the squares go: PNG files in ``folder``, or rows of ``rows`` (a file
-    with ``offset`` bytes before the first row)."""
+    """Where films come from and where the squares go: PNG files in ``folder``, or, when ``rows`` names one,
+    the file of rows that becomes the cache (with ``offset`` bytes before the first row)."""
 
     source: Path
     folder: Path
@@ -40,25 +43,32 @@ class Job:
     offset: int = 0
 
 
-def film_worker(job: Job) -> Callable[[tuple[int, Source]], Row]:
-    """The function that prepares one film. It never raises for what is wrong with a film: that is a row."""
+def film_worker(job: Job) -> Callable[[Item], Row]:
+    """The function that prepares one film. What is wrong with a film is not raised, it is a row."""
     write = _row_writer(job) if job.rows else _png_writer(job)
 
-    def work(item: tuple[int, Source]) -> Row:
-        index, source = item
-        if source.problem:
-            return skipped(source, source.problem)
+    def work(item: Item) -> Row:
+        place, source = item
         try:
+            if source.problem:
+                raise BadFilm(source.problem)
             film = decode(read_bytes(job.source / source.path))
             square, low, high = prepare(film, job.settings)
+            output, written = write(place, source.path, square)
         except BadFilm as error:
             return skipped(source, str(error))
         except MemoryError:
             return skipped(source, "not enough memory to prepare it")
-        output, written = write(index, source, square)
-        return _row(source, film, square, (low, high), output, written)
+        height, width = film.pixels.shape
+        where = placement(height, width, job.settings.size, job.settings.fit)
+        return _row(source, film, (low, high), look_of(square[where]), **_sums(square), **_wrote(output, written))
 
     return work
+
+
+def lost_film(item: Item, reason: str) -> Row:
+    """The row of a film that took its worker with it."""
+    return skipped(item[1], reason)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -87,10 +97,16 @@ def pixel_hash(pixels: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _row(
-    source: Source, film: Film, square: Square, window: tuple[float, float], output: str, written: int
-) -> Row:
+def _sums(square: Square) -> dict[str, int]:
     wide = square.astype(np.float64).ravel()
+    return {"total": int(wide.sum()), "squares": int(wide @ wide)}
+
+
+def _wrote(output: str, written: int) -> dict[str, Any]:
+    return {"output": output, "output_bytes": written}
+
+
+def _row(source: Source, film: Film, window: tuple[float, float], look: str, **rest: Any) -> Row:
     return Row(
         source.path,
         DONE,
@@ -103,42 +119,42 @@ def _row(
         high=window[1],
         monochrome1=film.monochrome1,
         pixel_hash=pixel_hash(film.pixels),
-        output=output,
-        look=look_of(square),
+        look=look,
+        suspicion=suspicion_of(look),
         bytes=source.bytes,
         mtime_ns=source.mtime_ns,
-        output_bytes=written,
-        total=int(wide.sum()),
-        squares=int(wide @ wide),
+        **rest,
     )
 
 
-def _png_writer(job: Job) -> Callable[[int, Source, Square], tuple[str, int]]:
+def _png_writer(job: Job) -> Callable[[int, str, Square], tuple[str, int]]:
     temporary = job.folder / WORK / f"{os.getpid()}.png"
 
-    def write(index: int, source: Source, square: Square) -> tuple[str, int]:
-        del index
-        output = output_name(source.path)
-        buffer = io.BytesIO()
+    def write(place: int, path: str, square: Square) -> tuple[str, int]:
+        del place
+        output, buffer = output_name(path), io.BytesIO()
         Image.fromarray(square).save(buffer, "PNG", compress_level=1)
         try:
-            with open(temporary, "wb") as handle:
-                handle.write(buffer.getbuffer())
+            fault_point("image.pre_write")
+            temporary.write_bytes(buffer.getbuffer())
+            fault_point("image.pre_rename")
             os.replace(temporary, job.folder / output)
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise BadFilm("its name is too long for the prepared film's") from None
             raise as_resource_error(error, job.folder / output) from error
         return output, buffer.getbuffer().nbytes
 
     return write
 
 
-def _row_writer(job: Job) -> Callable[[int, Source, Square], tuple[str, int]]:
+def _row_writer(job: Job) -> Callable[[int, str, Square], tuple[str, int]]:
     assert job.rows is not None
     descriptor = os.open(job.rows, os.O_RDWR)
 
-    def write(index: int, source: Source, square: Square) -> tuple[str, int]:
-        del source
-        os.pwrite(descriptor, square.tobytes(), job.offset + index * square.size)
-        return "", square.size
+    def write(place: int, path: str, square: Square) -> tuple[str, int]:
+        del path
+        os.pwrite(descriptor, square.tobytes(), job.offset + place * square.size)
+        return "", 0
 
     return write
