@@ -7,7 +7,9 @@ same draws and the same test films, so differences are paired.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +20,14 @@ from scarce_cli.errors import UsageError
 from scarce_cli.evaluation.collapse import l2_normalize
 from scarce_cli.evaluation.logistic import fit_logistic
 from scarce_cli.evaluation.statistics import Estimate, auc, bootstrap_means, summarize
+from scarce_cli.presets import nearest
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 REST = "the rest"
+_LISTED = 20  # findings in a message; PadChest has more than a hundred
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,9 @@ class Task:
     def missing(self) -> str:
         """Why the finding cannot be tested, or an empty string."""
         for name, part in (("test", self.test), ("training", ~self.test)):
-            for label, what in ((True, self.finding), (False, f"'{self.negative}'")):
+            for label, what in ((True, self.finding), (False, self.negative)):
                 if not (self.labels[part] == label).any():
-                    return f"no {name} patient has {what}"
+                    return f"no {name} patient has a film of '{what}'"
         return ""
 
 
@@ -99,8 +103,15 @@ class Skipped:
 def in_test_part(patients: Sequence[str], fraction: float, seed: int) -> Bools:
     """Which films belong to test patients. Depends on each patient's name alone, so a patient is on the
     same side for every finding and however many films are added later."""
-    side = {p: zlib.crc32(f"{seed}/{p}".encode()) / 2**32 < fraction for p in sorted(set(patients))}
-    return np.array([side[p] for p in patients], dtype=bool)
+    side = {patient: _position(patient, seed) < fraction for patient in set(patients)}
+    return np.array([side[patient] for patient in patients], dtype=bool)
+
+
+def _position(patient: str, seed: int) -> float:
+    """A number in [0, 1) from a name. A checksum will not do: in CRC-32 another seed moves all names of one
+    length alike, so the same patients would always be tested together."""
+    digest = hashlib.blake2b(f"{seed}/{patient}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
 
 
 def make_task(films: Films, finding: str, negative: str | None, settings: ProbeSettings) -> Task:
@@ -113,7 +124,7 @@ def make_task(films: Films, finding: str, negative: str | None, settings: ProbeS
     against = ~has if negative is None else np.array([negative in f for f in films.findings], dtype=bool)
     for name, found in ((finding, has), (negative, against)):
         if not found.any():
-            raise UsageError(f"no film is labelled '{name or REST}'", _known(films))
+            raise UsageError(*_nobody_has(name or REST, films))
     used = np.flatnonzero(has != against)
     names = np.array(films.patients)[used]
     return Task(
@@ -126,13 +137,12 @@ def make_task(films: Films, finding: str, negative: str | None, settings: ProbeS
     )
 
 
-def _known(films: Films) -> str:
-    counts: dict[str, int] = {}
-    for findings in films.findings:
-        for name in findings:
-            counts[name] = counts.get(name, 0) + 1
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    return "findings: " + ", ".join(f"{name} ({count})" for name, count in ordered)
+def _nobody_has(name: str, films: Films) -> tuple[str, str]:
+    """Message and remedy: the nearest finding, and the most frequent ones with their films."""
+    counts = Counter(finding for findings in films.findings for finding in findings)
+    listed = ", ".join(f"{finding} ({count})" for finding, count in counts.most_common(_LISTED))
+    more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
+    return f"no film is labelled '{name}'{nearest(name, counts)}", f"findings: {listed}{more}"
 
 
 def draw_supports(task: Task, shots: int, settings: ProbeSettings) -> list[Ints]:
