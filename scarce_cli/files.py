@@ -82,7 +82,7 @@ def atomic_file(path: Path, *, durable: bool = True, label: str = "file") -> Ite
         if durable:
             fsync_folder(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        remove_quietly(temporary)
         if isinstance(error, OSError):
             raise as_resource_error(error, path) from error
         raise
@@ -115,8 +115,14 @@ def make_json(path: Path, value: Any) -> bool:
     except OSError as error:
         raise as_resource_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_quietly(temporary)
     return True
+
+
+def remove_quietly(path: Path) -> None:
+    """Delete a file if that is possible: cleaning up must not hide the error that made it necessary."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def is_temporary(path: Path) -> bool:

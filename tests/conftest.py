@@ -9,13 +9,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from scarce_cli.errors import ScarceError
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,6 +87,38 @@ def run_process(*arguments: object, cwd: Path | None = None, **environment: str)
 def process() -> Callable[..., Result]:
     """See `run_process`."""
     return run_process
+
+
+@pytest.fixture
+def child() -> Callable[..., int]:
+    """Run an action in a forked child, all imports done, with ``SCARCE_FAULT`` set to ``fault``.
+
+    Returns its exit code (0, that of a ScarceError, 99 for any other error) or minus the number of its signal.
+    """
+
+    def run(action: Callable[[], object], fault: str = "") -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside torch's idle threads
+            pid = os.fork()
+        if pid == 0:
+            _be_child(action, fault)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    return run
+
+
+def _be_child(action: Callable[[], object], fault: str) -> NoReturn:
+    code = 99
+    try:
+        os.environ["SCARCE_FAULT"] = fault
+        action()
+        code = 0
+    except ScarceError as error:
+        code = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 @pytest.fixture(scope="session")
