@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scarce_cli.checkpoint import EncoderInfo, SavedEncoder
 from scarce_cli.data.cache import Cache
 from scarce_cli.data.loader import iterate_films, whole_films
-from scarce_cli.errors import UsageError
+from scarce_cli.errors import DamagedData, UsageError
 from scarce_cli.models.resnet import Encoder, build_encoder
 
 _SHOWN_KEYS = 5
@@ -55,11 +55,21 @@ def extract_features(
     batch_size: int = 64,
     on_films: Callable[[int], None] = lambda count: None,
 ) -> NDArray[np.float32]:
-    """Features of whole films: (len(rows), D) float32. ``on_films`` hears of each batch's size."""
+    """Features of whole films: (len(rows), D) float32. ``on_films`` hears of each batch's size.
+
+    Args:
+        encoder: in evaluation mode.
+
+    Raises:
+        DamagedData: a feature is not finite: the weights are, but too large.
+    """
     encoder = encoder.to(device, memory_format=torch.channels_last)
     parts = []
     for films in iterate_films(cache, rows, batch_size, device):
         views = whole_films(films, size=info.size, mean=info.mean, std=info.std)
         parts.append(encoder(views.to(memory_format=torch.channels_last)).float().cpu().numpy())
         on_films(len(films))
-    return np.concatenate(parts)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        raise DamagedData(f"the {info.backbone} gives features that are not finite", "use an older checkpoint")
+    return features
