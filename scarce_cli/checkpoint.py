@@ -7,20 +7,36 @@ with ``torch.load(weights_only=True)`` after the container was checked; there is
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from scarce_cli.errors import DamagedData, UnsafeInput, UsageError
-from scarce_cli.files import as_resource_error, atomic_file, fault_point, fsync_folder, sha256, write_text
+from scarce_cli.errors import DamagedData, ResourceError, UnsafeInput, UsageError
+from scarce_cli.files import (
+    as_resource_error,
+    atomic_file,
+    fault_point,
+    fsync_folder,
+    remove_quietly,
+    sha256,
+    temporary_name,
+    write_text,
+)
 
 FORMAT = "scarce-checkpoint-1"
+_KEYS = {"format", "encoder", "info", "origin", "state"}
+_CODE = ("constants.pkl", "archive_format", ".so", ".py")  # of TorchScript and torch.export archives
+_NAME_ONE = "name a file such as runs/spark-cpu/last.pt"
+_OWN_ONLY = "scarce opens its own checkpoints only"
+_USE_OLDER = "use previous.pt beside it, or an older copy"
 
 
 @dataclass(frozen=True)
@@ -59,13 +75,15 @@ def save(
     info: EncoderInfo,
     origin: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
+    previous: Path | None = None,
 ) -> None:
     """Write a checkpoint under ``path``: whole or not at all, also when the process is killed.
 
     Args:
         encoder: state dict of the encoder that evaluation should use.
-        origin: plain values: method, preset, step, epoch, settings, data.
+        origin: plain values: method, preset, step, epoch, seed, settings, data.
         state: everything to go on with (method, optimizer, ...); None for an encoder alone.
+        previous: where to keep what stands under ``path`` now; it is touched only when the new one is whole.
 
     Raises:
         ResourceError: the disk is full or not writable; what stood there before is intact.
@@ -77,37 +95,42 @@ def save(
         "origin": dict(origin),
         "state": state,
     }
-    staged = path.with_name(f"{path.name}.new")
     try:
-        with atomic_file(staged, label="ckpt") as handle:
+        with atomic_file(path, label="ckpt") as handle:
             torch.save(payload, handle)
-        _publish(staged, path)
+            handle.flush()
+            os.fsync(handle.fileno())  # whole and on disk, before anything else is touched
+            digest = sha256(Path(handle.name))
+            fault_point("ckpt.pre_publish")
+            if previous is not None and path.is_file():
+                _keep(path, previous)
+            _announce(path, [digest])
+        _write_digests(path, [digest])
     except RuntimeError as error:  # what torch's writer makes of a full disk
-        raise as_resource_error(OSError(28, str(error)), path) from error
+        raise as_resource_error(OSError(errno.ENOSPC, str(error)), path) from error
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Let ``previous`` be what ``path`` is now, with the digest it was written with: damage stays visible."""
+    digests = _listed(path) or [sha256(path)]
+    _announce(previous, digests)
+    linked = temporary_name(previous)
+    remove_quietly(linked)
+    try:
+        os.link(path, linked)
+    except OSError:  # a file system without links: for a moment there is only the previous one
+        os.replace(path, previous)
+    else:
+        os.replace(linked, previous)
     finally:
-        staged.unlink(missing_ok=True)
+        remove_quietly(linked)  # renaming a link onto its own file does nothing
+    fsync_folder(previous.parent)
+    _write_digests(previous, digests)
 
 
-def keep_previous(path: Path, previous: Path) -> None:
-    """Let ``previous`` be what ``path`` is now, before ``path`` is replaced (a link, no copy)."""
-    if not path.is_file():
-        return
-    staged = previous.with_name(f"{previous.name}.new")
-    staged.unlink(missing_ok=True)
-    os.link(path, staged)
-    _publish(staged, previous)
-
-
-def _publish(staged: Path, path: Path) -> None:
-    """Rename, with a digest file that is right before and after: between the two it lists both digests."""
-    digest = sha256(staged)
-    old = [line for line in _listed(path) if line != digest][:1]
-    _write_digests(path, [digest, *old])
-    fault_point("ckpt.pre_publish")
-    os.replace(staged, path)
-    fsync_folder(path.parent)
-    fault_point("ckpt.post_publish")
-    _write_digests(path, [digest])
+def _announce(path: Path, digests: list[str]) -> None:
+    """List the digests to come beside those of what is there, so that the file is right before and after."""
+    _write_digests(path, [*digests, *(line for line in _listed(path) if line not in digests)])
 
 
 def _write_digests(path: Path, digests: list[str]) -> None:
@@ -124,62 +147,81 @@ def _listed(path: Path) -> list[str]:
 def load(path: Path) -> tuple[dict[str, Any], str]:
     """Read a checkpoint; returns its contents and its SHA-256.
 
+    What is read is one file from beginning to end, also when a run saves meanwhile. Without a digest beside it
+    (a copy) the archive's own check sums are verified, which find damage but no forgery.
+
     Raises:
         UsageError: there is no such file, or it is not a checkpoint of scarce.
         UnsafeInput: it holds code (a pickle with other things than tensors, TorchScript), or is a bomb.
         DamagedData: it differs from its SHA-256, or is cut.
+        ResourceError: it may not be read.
     """
     if not path.is_file():
         where = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"the checkpoint {path} {where}", "name a file such as runs/spark-cpu/last.pt")
-    _check_container(path)
-    digest = sha256(path)
-    listed = _listed(path)
-    if listed and digest not in listed:
-        raise DamagedData(
-            f"{path} is damaged: its SHA-256 is {digest[:12]}…, {digest_path(path).name} says {listed[0][:12]}…",
-            f"use {path.with_name('previous.pt')} or an older copy",
-        )
-    return _load_tensors(path), digest
-
-
-def _check_container(path: Path) -> None:
-    with open(path, "rb") as handle:
-        magic = handle.read(4)
-    if magic[:1] == b"\x80" or magic == b"ustar":
-        raise UnsafeInput(f"{path} is a bare pickle, which may hold code", "scarce opens its own checkpoints only")
-    if magic != b"PK\x03\x04":
-        if _listed(path):
-            raise DamagedData(f"{path} is damaged: it does not begin like a checkpoint", "use previous.pt")
-        raise UsageError(f"{path} is not a checkpoint", "name a file such as runs/spark-cpu/last.pt")
+        raise UsageError(f"the checkpoint {path} {where}", _NAME_ONE)
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise DamagedData(f"{path} is damaged or cut: {error}", "use previous.pt or an older copy") from None
+        with open(path, "rb") as handle:
+            listed = _listed(path)
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            listed += _listed(path)
+            if listed and digest not in listed:
+                if _was_replaced(path, handle):
+                    return load(path)
+                said = f"its SHA-256 is {digest[:12]}…, {digest_path(path).name} says {listed[0][:12]}…"
+                raise DamagedData(f"{path} is damaged: {said}", _USE_OLDER)
+            _check_container(path, handle, verify=not listed)
+            return _load_tensors(path, handle), digest
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error.strerror or error}", "check the permissions") from error
+
+
+def _was_replaced(path: Path, handle: IO[bytes]) -> bool:
+    """Whether a run has put a newer checkpoint in the place of the open one."""
+    return not path.exists() or not os.path.samestat(path.stat(), os.fstat(handle.fileno()))
+
+
+def _check_container(path: Path, handle: IO[bytes], *, verify: bool) -> None:
+    """Look at the file without unpickling anything; ``verify`` reads every entry against its check sum."""
+    handle.seek(0)
+    start = handle.read(512)
+    if start[:1] == b"\x80" or start[257:262] == b"ustar":
+        raise UnsafeInput(f"{path} is a bare pickle or a tar file, which may hold code", _OWN_ONLY)
+    if start[:4] != b"PK\x03\x04":
+        raise UsageError(f"{path} is not a checkpoint", _NAME_ONE)
+    try:
+        with zipfile.ZipFile(handle) as archive:
+            _check_entries(path, archive.infolist())
+            bad = archive.testzip() if verify else None
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
+        raise DamagedData(f"{path} is damaged or cut: {error}", _USE_OLDER) from None
+    if bad is not None:
+        raise DamagedData(f"{path} is damaged: its part {bad} does not fit its check sum", _USE_OLDER)
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    names = [entry.filename for entry in entries]
+    if any("/code/" in name or name.endswith(_CODE) for name in names):
+        raise UnsafeInput(f"{path} is an exported program, which holds code", _OWN_ONLY)
+    if not any(name.endswith("data.pkl") for name in names):
+        raise UsageError(f"{path} is not a checkpoint", _NAME_ONE)
     # torch stores entries as they are, so what is declared must fit in the file: no bomb can unfold.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
         sum(entry.file_size for entry in entries) > path.stat().st_size
     ):
         raise UnsafeInput(f"{path} declares more than it holds", "it was not written by scarce; do not use it")
-    names = [entry.filename for entry in entries]
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-        raise UnsafeInput(f"{path} is a TorchScript archive, which holds code", "scarce opens checkpoints only")
-    if not any(name.endswith("data.pkl") for name in names):
-        raise UsageError(f"{path} is not a checkpoint", "name a file such as runs/spark-cpu/last.pt")
 
 
-def _load_tensors(path: Path) -> dict[str, Any]:
+def _load_tensors(path: Path, handle: IO[bytes]) -> dict[str, Any]:
+    handle.seek(0)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        payload = torch.load(handle, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UnsafeInput(
-            f"{path} holds more than tensors and plain values, so it may hold code; it was not opened",
-            "scarce opens its own checkpoints only",
+            f"{path} holds more than tensors and plain values, so it may hold code; it was not opened", _OWN_ONLY
         ) from None
     except Exception as error:  # torch raises many types on damaged archives
-        raise DamagedData(f"{path} cannot be read: {error}", "use previous.pt or an older copy") from None
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise DamagedData(f"{path} cannot be read: {str(error).splitlines()[0]}", _USE_OLDER) from None
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT or set(payload) != _KEYS:
         raise UsageError(f"{path} is not a checkpoint of this version of scarce", "pretrain with this version")
     return payload
 
@@ -189,16 +231,26 @@ def load_encoder(path: Path) -> SavedEncoder:
     naming the first tensor that holds NaN or infinity."""
     payload, digest = load(path)
     state, origin = payload["encoder"], payload["origin"]
-    for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise DamagedData(f"{path}: the weights '{name}' are not finite", "use an older checkpoint")
-    return SavedEncoder(
-        state=state,
-        info=EncoderInfo(**payload["info"]),
-        path=path,
-        digest=digest,
-        method=str(origin["method"]),
-        epoch=int(origin["epoch"]),
-        seed=int(origin["seed"]),
-        data=origin["data"],
-    )
+    try:
+        for name, tensor in state.items():
+            _check_tensor(path, name, tensor)
+        return SavedEncoder(
+            state=state,
+            info=EncoderInfo(**payload["info"]),
+            path=path,
+            digest=digest,
+            method=str(origin["method"]),
+            epoch=int(origin["epoch"]),
+            seed=int(origin["seed"]),
+            data=origin["data"],
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UsageError(f"{path} is not a checkpoint of this version of scarce", _OWN_ONLY) from None
+
+
+def _check_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:
+    """Plain, no larger than the bytes behind it (a stride of zero unfolds without end), and finite."""
+    if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise UnsafeInput(f"{path}: '{name}' declares more than it holds", _OWN_ONLY)
+    if not torch.isfinite(tensor).all():
+        raise DamagedData(f"{path}: the weights '{name}' are not finite", "use an older checkpoint")

@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scarce_cli.errors import UsageError
+from scarce_cli.errors import ResourceError, UsageError
 from scarce_cli.files import (
     as_resource_error,
     folder_lock,
+    is_temporary,
     make_folder,
     remove_temporaries,
     require_writable,
     write_text,
 )
+
+_BUSY = "a run writes there"
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,52 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second process out of the folder; removes what killed ones left. Raises Locked."""
-        with folder_lock(self.path, "a run writes there"):
+        with folder_lock(self.path, _BUSY):
             remove_temporaries(self.path)
             remove_temporaries(self.path / "encoders")
             yield
 
 
 def check_new_run(path: Path) -> None:
-    """UsageError when a run lies there already: it is never overwritten. Writes nothing."""
+    """Writes nothing.
+
+    Raises:
+        UsageError: a run lies there already: it is never overwritten.
+        Locked: a run is writing there.
+        ResourceError: the folder cannot be made.
+    """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a run's folder", "name another folder with --out")
-    if path.is_dir() and any(item.name != ".lock" for item in path.iterdir()):
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ResourceError(f"cannot write in {nearest}", "check the permissions, or name another folder with --out")
+    if path.is_dir():
+        _check_unlocked(path)
+        check_empty(path)
+
+
+def check_empty(path: Path) -> None:
+    """UsageError when the folder ``path`` holds a run, or anything else but what is left of a start that failed."""
+    if any(not _is_empty_remainder(item) for item in path.iterdir()):
         raise UsageError(
             f"the run folder {path} exists already",
             f"go on with it: add --resume; start anew: --out ANOTHER, or remove {path} yourself",
         )
+
+
+def _is_empty_remainder(item: Path) -> bool:
+    """What a run leaves that ended before it wrote its settings."""
+    return (
+        item.name == ".lock"
+        or is_temporary(item)
+        or (item.name == "encoders" and item.is_dir() and not any(item.iterdir()))
+    )
+
+
+def _check_unlocked(path: Path) -> None:
+    if (path / ".lock").is_file():
+        with folder_lock(path, _BUSY, shared=True):
+            pass
 
 
 def new_run(path: Path) -> RunFolder:
@@ -84,20 +119,23 @@ def new_run(path: Path) -> RunFolder:
 
 
 def existing_run(path: Path) -> RunFolder:
-    """The folder of a run that was started before. UsageError when there is none."""
+    """The folder of a run that was started before. UsageError when there is none, Locked when it still goes on."""
     run = RunFolder(path)
     if not run.settings.is_file():
         raise UsageError(f"no run to go on with in {path}", "leave out --resume, or name its folder with --out")
+    _check_unlocked(path)
     require_writable(path)
     return run
 
 
 def write_settings(run: RunFolder, settings: Mapping[str, Any], header: str) -> None:
-    """Save the resolved settings as YAML that ``--preset`` reads again."""
+    """Save the resolved settings as YAML that ``--preset`` reads again, below ``header`` as a comment."""
     import yaml
 
+    # A path in the header may hold a line break or bytes that are not UTF-8.
+    comment = "\n".join(f"# {line}" for line in header.encode("utf-8", "replace").decode().splitlines())
     text = yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=100)
-    write_text(run.settings, f"{header}\n{text}", label="settings")
+    write_text(run.settings, f"{comment}\n{text}", label="settings")
 
 
 class MetricsLog:
@@ -106,7 +144,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, from_step: int) -> None:
         """Open ``path``; lines of steps at or after ``from_step`` (a rolled-back run's) are dropped."""
         self._path = path
-        kept = [line for line in _lines(path) if line.get("step", 0) <= from_step]
+        kept = [line for line in _lines(path) if _step(line) <= from_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept), label="metrics")
         try:
             self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  held for the run's length
@@ -123,13 +161,19 @@ class MetricsLog:
             raise as_resource_error(error, self._path) from error
 
     def close(self) -> None:
-        """End of the run."""
-        self._handle.close()
+        """End of the run. Every line is flushed already, so what fails here was reported."""
+        with contextlib.suppress(OSError):
+            self._handle.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's log; a last line cut by a kill is left out."""
     return _lines(path)
+
+
+def _step(line: dict[str, Any]) -> float:
+    step = line.get("step", 0)
+    return step if isinstance(step, int | float) else math.inf
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def run_pretraining(
     from scarce_cli.data.cache import find_dataset, open_cache
     from scarce_cli.data.order import steps_per_epoch
     from scarce_cli.presets import validate
-    from scarce_cli.runs import check_new_run, existing_run, new_run
+    from scarce_cli.runs import check_empty, check_new_run, existing_run, new_run
 
     config = validate(preset, RunConfig)
     cache = open_cache(find_dataset(Path(), data))
@@ -80,7 +80,9 @@ def run_pretraining(
     trainer = _build(preset, config, cache, out, resume, wandb)
     run = existing_run(out) if resume else new_run(out)
     with run.lock():
-        _record(run, preset, trainer, resume)
+        if not resume:
+            check_empty(out)  # another may have been quicker while torch was loading
+            _record(run, preset, trainer)
         trainer.train()
     _say_what_is_next(run, preset.method)
 
@@ -119,15 +121,13 @@ def _needs(preset: Preset, config: RunConfig) -> str:
     )
 
 
-def _record(run: RunFolder, preset: Preset, trainer: Trainer, resume: bool) -> None:
+def _record(run: RunFolder, preset: Preset, trainer: Trainer) -> None:
     from scarce_cli import __version__
     from scarce_cli.runs import write_settings
 
-    if resume:
-        return
     header = (
-        f"# {preset.method}, preset {preset.name}, resolved by scarce {__version__}.\n"
-        f"# Repeat it: scarce pretrain {preset.method} --preset {run.settings} --out ANOTHER"
+        f"{preset.method}, preset {preset.name}, resolved by scarce {__version__}.\n"
+        f"Repeat it: scarce pretrain {preset.method} --preset {run.settings} --out ANOTHER"
     )
     write_settings(run, trainer.job.config.model_dump(mode="json"), header)
 

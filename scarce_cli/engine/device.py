@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 
+from scarce_cli.config import RunConfig
 from scarce_cli.errors import ResourceError
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -44,3 +46,36 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def grad_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
     """A loss scaler; does nothing unless the precision is fp16."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+@contextlib.contextmanager
+def memory_guard(config: RunConfig) -> Iterator[None]:
+    """Turn running out of memory into a message with the batch to try; nothing is changed silently.
+
+    Raises:
+        ResourceError: the device's memory, or the CPU's, is used up.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"the memory is used up at batch {config.run.batch_size}, {config.data.size} px, {config.model.backbone}",
+            " ".join(_smaller(config)),
+        ) from None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On the CPU torch has no type of its own for it.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _smaller(config: RunConfig) -> Iterator[str]:
+    yield "try again with"
+    if config.run.batch_size > 2:
+        yield f"--set run.batch_size={config.run.batch_size // 2}"
+    if not config.model.gradient_checkpointing:
+        yield "--set model.gradient_checkpointing=true"
+    if config.run.batch_size <= 2 and config.model.gradient_checkpointing:
+        yield "a smaller data.size"

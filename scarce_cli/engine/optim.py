@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scarce_cli.config import OptimizerSettings
 
@@ -42,8 +42,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-    """Scale all gradients so that their global norm is at most ``max_norm``; 0 leaves them alone."""
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Scale all gradients so that their global norm is at most ``max_norm``; 0 leaves them alone.
+
+    Returns the norm before scaling (0-d): not finite when any gradient is not.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm > 0:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm

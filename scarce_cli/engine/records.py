@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-import numpy as np
-
 from scarce_cli.engine.job import Job, StepReport
+from scarce_cli.engine.state import TrainState
 from scarce_cli.engine.tracking import Tracker
 from scarce_cli.runs import MetricsLog
 
@@ -14,12 +14,15 @@ from scarce_cli.runs import MetricsLog
 class Records:
     """Logs steps now and then, and the mean of every metric once an epoch."""
 
-    def __init__(self, job: Job, *, from_step: int, warn: Callable[[str], None]) -> None:
-        """Open the log; what a rolled-back run logged after ``from_step`` is dropped."""
+    def __init__(self, job: Job, state: TrainState, warn: Callable[[str], None]) -> None:
+        """Open the log; what a rolled-back run logged after ``state.step`` is dropped.
+
+        The sums of the running epoch belong to the state, so that a run stopped in mid-epoch logs the same mean.
+        """
         self._every = job.config.run.log_steps
-        self._log = MetricsLog(job.run.metrics, from_step=from_step)
-        self._tracker = Tracker(job.wandb, job.run.path, job.config.model_dump(), warn)
-        self._sums: dict[str, list[float]] = {}
+        self._sums = state.epoch_sums
+        self._log = MetricsLog(job.run.metrics, from_step=state.step)
+        self._tracker = Tracker(job.wandb, job.run.path, job.config.model_dump(mode="json"), warn)
 
     def step(self, report: StepReport) -> None:
         """One step."""
@@ -30,14 +33,17 @@ class Records:
             **report.scalars,
         }
         for name, value in values.items():
-            self._sums.setdefault(name, []).append(value)
+            total = self._sums.setdefault(name, [0.0, 0.0])
+            if math.isfinite(value):
+                total[0] += value
+                total[1] += 1
         if report.step % self._every == 0 or report.step == report.total_steps:
             self._log.write("step", {"step": report.step, "epoch": report.epoch, **values})
             self._tracker.log(values, report.step)
 
     def epoch(self, step: int, epoch: int, more: dict[str, float]) -> dict[str, float]:
         """The end of an epoch; returns what was logged: means over its steps, and ``more``."""
-        values = {name: _finite_mean(numbers) for name, numbers in self._sums.items()} | more
+        values = {name: _mean(*sums) for name, sums in self._sums.items()} | more
         self._sums.clear()
         self._log.write("epoch", {"step": step, "epoch": epoch, **values})
         self._tracker.log({f"epoch/{name}": value for name, value in values.items()}, step)
@@ -49,6 +55,6 @@ class Records:
         self._tracker.finish()
 
 
-def _finite_mean(numbers: list[float]) -> float:
-    finite = [n for n in numbers if np.isfinite(n)]
-    return sum(finite) / len(finite) if finite else float("nan")
+def _mean(total: float, count: float) -> float:
+    """Over the finite values; NaN where there was none."""
+    return total / count if count else math.nan

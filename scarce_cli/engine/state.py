@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import EncoderInfo
@@ -23,6 +25,7 @@ from scarce_cli.runs import RunFolder
 # These say where and how often, not what is learned; they may differ on resume.
 _FREE = {
     ("run", "device"),
+    ("run", "gpu_memory"),
     ("run", "checkpoint_minutes"),
     ("run", "checkpoint_steps"),
     ("run", "log_steps"),
@@ -40,6 +43,20 @@ class TrainState:
     step: int = 0  # steps done
     bad_in_a_row: int = 0  # steps skipped for a non-finite loss, without a good one between
     bad_steps: int = 0
+    epoch_sums: dict[str, list[float]] = field(default_factory=dict)  # metric -> [sum, count], running epoch
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """What the bits of a run depend on beside its settings."""
+        device = next(self.method.parameters()).device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return {"device": name, "threads": str(torch.get_num_threads()), "torch": str(torch.__version__)}
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """What the BatchNorms inside gather from every batch they see, good or bad; to be put back after a bad one."""
+    norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,6 @@ class Identity:
 
 def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) -> None:
     """Write ``last.pt``; what it replaces becomes ``previous.pt``."""
-    checkpoint.keep_previous(run.last, run.previous)
     checkpoint.save(
         run.last,
         encoder=state.method.evaluation_encoder().state_dict(),
@@ -87,9 +103,11 @@ def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) 
             "scaler": state.scaler.state_dict(),
             "bad_in_a_row": state.bad_in_a_row,
             "bad_steps": state.bad_steps,
+            "epoch_sums": state.epoch_sums,
             "torch_rng": torch.get_rng_state(),
-            "threads": torch.get_num_threads(),
+            "machine": state.machine,
         },
+        previous=run.previous,
     )
 
 
@@ -106,7 +124,7 @@ def save_snapshot(path: Path, identity: Identity, state: TrainState, epoch: int)
 def restore_newest(run: RunFolder, identity: Identity, state: TrainState) -> list[str]:
     """Load the run's newest undamaged checkpoint; returns warnings for the user.
 
-    A damaged ``last.pt`` is set aside and ``previous.pt`` used.
+    Where ``last.pt`` is damaged or missing ``previous.pt`` is used, and the damaged one set aside.
 
     Raises:
         DamagedData: neither can be used.
@@ -114,15 +132,17 @@ def restore_newest(run: RunFolder, identity: Identity, state: TrainState) -> lis
     """
     if not run.last.exists() and not run.previous.exists():
         return ["the run has no checkpoint yet: it starts from the beginning"]
+    if not run.last.exists():
+        return [f"{run.last} is missing: going on from {run.previous.name}", *_restore(run.previous, identity, state)]
     try:
         return _restore(run.last, identity, state)
-    except (DamagedData, FileNotFoundError) as error:
+    except DamagedData as error:
         if not run.previous.exists():
             raise
-        aside = run.last.with_name("last.pt.damaged")
+        warnings = _restore(run.previous, identity, state)
+        aside = run.last.with_name(f"{run.last.name}.damaged")
         run.last.replace(aside)
-        warning = f"{error} (set aside as {aside.name}; going on from {run.previous.name})"
-        return [warning, *_restore(run.previous, identity, state)]
+        return [f"{error.message}; set aside as {aside.name}, going on from {run.previous.name}", *warnings]
 
 
 def _restore(path: Path, identity: Identity, state: TrainState) -> list[str]:
@@ -132,16 +152,23 @@ def _restore(path: Path, identity: Identity, state: TrainState) -> list[str]:
     if saved is None:
         raise UsageError(f"{path} holds an encoder only", "resume from the run's last.pt")
     _compare(payload["origin"], identity, path)
-    state.method.load_state_dict(saved["method"])
+    _load_weights(state.method, saved["method"], path)
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
     state.step = int(payload["origin"]["step"])
     state.bad_in_a_row, state.bad_steps = int(saved["bad_in_a_row"]), int(saved["bad_steps"])
+    state.epoch_sums = saved["epoch_sums"]
     torch.set_rng_state(saved["torch_rng"])
-    threads = torch.get_num_threads()
-    if threads == saved["threads"]:
-        return []
-    return [f"the resumed run is not bit-identical: threads {saved['threads']} -> {threads}"]
+    changes = _differences(saved["machine"], state.machine)
+    return [f"the resumed run is not bit-identical: {'; '.join(changes)}"] if changes else []
+
+
+def _load_weights(method: Method, weights: Mapping[str, Any], path: Path) -> None:
+    try:
+        method.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2]
+        raise UsageError(f"{path}: the weights do not fit: {''.join(first).strip()}", "pretrain again") from None
 
 
 def _compare(origin: Mapping[str, Any], identity: Identity, path: Path) -> None:
@@ -181,9 +208,5 @@ def load_method(path: Path) -> tuple[Method, EncoderInfo, Mapping[str, Any]]:
     kind = method_class(origin["method"])
     settings = kind.settings_type.model_validate_json(json.dumps(origin["settings"]["method"]))
     method = kind.build(build_encoder(info.backbone, seed=0), settings, info.size)  # type: ignore[arg-type]
-    try:
-        method.load_state_dict(payload["state"]["method"])
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
-        raise UsageError(f"{path}: the weights do not fit: {''.join(first).strip()}", "pretrain again") from None
+    _load_weights(method, payload["state"]["method"], path)
     return method.eval(), info, origin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,19 +13,21 @@ from torch import Tensor
 from scarce_cli.data.augment import View, draw_parameters, make_view
 from scarce_cli.data.loader import load_films
 from scarce_cli.data.order import batch_rows, epoch_order, steps_per_epoch
-from scarce_cli.engine.device import autocast, grad_scaler
+from scarce_cli.engine.device import autocast, grad_scaler, memory_guard
 from scarce_cli.engine.job import Job, Observer, StepReport
 from scarce_cli.engine.optim import build_optimizer, clip_gradients, set_lr
 from scarce_cli.engine.records import Records
 from scarce_cli.engine.schedule import warmup_cosine
 from scarce_cli.engine.signals import StopRequest
-from scarce_cli.engine.state import TrainState, restore_newest, save_run, save_snapshot
+from scarce_cli.engine.state import TrainState, restore_newest, running_statistics, save_run, save_snapshot
 from scarce_cli.errors import Diverged, Interrupted, ResourceError
 from scarce_cli.evaluation.collapse import quick_metrics
 from scarce_cli.methods.base import Progress, StepOutput
 from scarce_cli.models.resnet import build_encoder
 
 _BAD_STEPS = 10  # non-finite losses in a row that end a run
+_FAILED_SAVES = 3  # in a row that end a run
+_LEAST_SCALE = 1.0  # of the fp16 loss: below, gradients no longer fit whatever the scale
 
 
 def build_state(job: Job) -> TrainState:
@@ -55,6 +58,7 @@ class Trainer:
 
         Raises:
             UsageError: fewer films than a batch, or settings that do not fit each other.
+            ResourceError: the network does not fit into memory.
         """
         self.job = job
         self.observer = observer
@@ -62,28 +66,31 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(len(job.cache.names), run.batch_size)
         self.total_steps = run.epochs * self.steps_per_epoch
         self.warmup_steps = round(schedule.warmup_epochs * self.steps_per_epoch)
-        self.state = build_state(job)
+        with memory_guard(job.config):
+            self.state = build_state(job)
         self.specs = self.state.method.view_specs(job.config.data.size, job.config.augment)
-        self._saved_step, self._saved_time = 0, time.monotonic()
+        self._saved_step = self._tried_step = 0
+        self._tried_time = time.monotonic()
+        self._failed_saves = 0
 
     def train(self) -> None:
         """Go to the end of the run.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
-            Diverged: ten non-finite losses in a row.
+            Diverged: ten non-finite losses in a row, or a loss scale that collapsed.
             ResourceError: the device's memory or the disk is full.
         """
         if self.job.resume:
             self._resume()
-        records = Records(self.job, from_step=self.state.step, warn=self.observer.warned)
-        self._saved_step = self.state.step
-        self.observer.started(
-            total_steps=self.total_steps,
-            from_step=self.state.step,
-            parameters=sum(p.numel() for _, p in self.state.method.trained_parameters()),
-        )
+        self._saved_step = self._tried_step = self.state.step
+        records = Records(self.job, self.state, self.observer.warned)
         try:
+            self.observer.started(
+                total_steps=self.total_steps,
+                from_step=self.state.step,
+                parameters=sum(p.numel() for _, p in self.state.method.trained_parameters()),
+            )
             with StopRequest() as request:
                 self._loop(request, records)
         finally:
@@ -91,8 +98,7 @@ class Trainer:
             records.close()
 
     def _resume(self) -> None:
-        restored = restore_newest(self.job.run, self.job.identity, self.state)
-        for warning in restored:
+        for warning in restore_newest(self.job.run, self.job.identity, self.state):
             self.observer.warned(warning)
 
     def _loop(self, request: StopRequest, records: Records) -> None:
@@ -105,7 +111,8 @@ class Trainer:
             if request.stop is not None:
                 self._stop(request.stop)
             self._save_if_due()
-        save_run(self.job.run, self.job.identity, self.state, self.job.config.run.epochs)
+        if self._saved_step < self.state.step or not self.job.run.last.is_file():
+            self._save()
 
     def _remaining_batches(self) -> Iterator[np.ndarray]:
         run, films = self.job.config.run, len(self.job.cache.names)
@@ -147,15 +154,18 @@ class Trainer:
         generator.manual_seed(int(np.random.SeedSequence((config.run.seed, state.step)).generate_state(1)[0]))
         state.method.train()
         set_lr(state.optimizer, lr)
-        try:
+        statistics = running_statistics(state.method)
+        before = [values.clone() for values in statistics]
+        with memory_guard(config):
             views = self._views(rows, progress.epoch)
             with autocast(self.job.device, config.run.precision):
                 output: StepOutput = state.method(views, progress, generator)
             loss = float(output.loss.detach())
-            if self._is_good(loss, rows):
-                self._update(output.loss, progress)
-        except torch.OutOfMemoryError:
-            raise self._out_of_memory() from None
+            good = math.isfinite(loss) and self._update(output.loss, progress)
+        if not good:
+            for values, old in zip(statistics, before, strict=True):
+                values.copy_(old)
+        self._count_bad(good, loss, rows)
         return output, loss
 
     def _views(self, rows: np.ndarray, epoch: int) -> list[View]:
@@ -173,39 +183,42 @@ class Trainer:
             views.append(make_view(films, spec.augment, parameters, size=spec.size, mean=data.mean, std=data.std))
         return views
 
-    def _update(self, loss: Tensor, progress: Progress) -> None:
+    def _update(self, loss: Tensor, progress: Progress) -> bool:
+        """Move the weights; False, and nothing moved, when a gradient is not finite (fp16's scaler sees to its own)."""
         state = self.state
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         state.scaler.unscale_(state.optimizer)
         state.method.after_backward(progress)
-        clip_gradients(state.optimizer, self.job.config.optimizer.clip_norm)
+        norm = clip_gradients(state.optimizer, self.job.config.optimizer.clip_norm)
+        if not state.scaler.is_enabled() and not torch.isfinite(norm):
+            return False
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        if state.scaler.is_enabled() and state.scaler.get_scale() < _LEAST_SCALE:
+            raise self._diverged(f"the scale of the fp16 loss fell below {_LEAST_SCALE:g}", "--set run.precision=bf16")
         state.method.after_step(progress)
+        return True
 
-    def _is_good(self, loss: float, rows: np.ndarray) -> bool:
-        """Fail before damage: a non-finite loss never reaches the weights."""
-        if np.isfinite(loss):
-            self.state.bad_in_a_row = 0
-            return True
-        self.state.bad_in_a_row += 1
-        self.state.bad_steps += 1
+    def _count_bad(self, good: bool, loss: float, rows: np.ndarray) -> None:
+        """Fail before damage: what is not finite never reached the weights; too often, and the run ends."""
+        state = self.state
+        state.bad_in_a_row = 0 if good else state.bad_in_a_row + 1
+        if good:
+            return
+        state.bad_steps += 1
         films = ", ".join(self.job.cache.names[row] for row in rows[:3])
-        self.observer.warned(f"step {self.state.step}: the loss is {loss}; skipped (films {films}, …)")
-        if self.state.bad_in_a_row >= _BAD_STEPS:
-            raise Diverged(
-                f"the loss was not finite {_BAD_STEPS} times in a row, at step {self.state.step}",
-                f"the last good state is {self.job.run.last}; lower optimizer.lr, or --set run.precision=fp32",
+        what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        self.observer.warned(f"step {state.step + 1}: {what}; skipped (films {films}, …)")
+        if state.bad_in_a_row >= _BAD_STEPS:
+            raise self._diverged(
+                f"{what}, {_BAD_STEPS} steps in a row", "lower optimizer.lr, or --set run.precision=fp32"
             )
-        return False
 
-    def _out_of_memory(self) -> ResourceError:
-        batch = self.job.config.run.batch_size
-        return ResourceError(
-            f"the device ran out of memory at batch {batch}, {self.job.config.data.size} px",
-            f"--set run.batch_size={batch // 2}, or --set model.gradient_checkpointing=true",
-        )
+    def _diverged(self, what: str, remedy: str) -> Diverged:
+        last = self.job.run.last
+        good = f"the last good state is {last}" if last.is_file() else f"nothing was saved yet in {self.job.run.path}"
+        return Diverged(f"{what}, at step {self.state.step + 1}; {good}", remedy)
 
     def _end_epoch(self, output: StepOutput, records: Records) -> None:
         run, epoch = self.job.config.run, self.state.step // self.steps_per_epoch
@@ -216,24 +229,26 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         run = self.job.config.run
-        minutes = (time.monotonic() - self._saved_time) / 60
-        steps = self.state.step - self._saved_step
-        if steps < run.checkpoint_steps and minutes < run.checkpoint_minutes:
-            return
-        self._try_save(self._save)
+        minutes = (time.monotonic() - self._tried_time) / 60
+        if self.state.step - self._tried_step >= run.checkpoint_steps or minutes >= run.checkpoint_minutes:
+            self._tried_step, self._tried_time = self.state.step, time.monotonic()
+            self._try_save(self._save)
 
     def _save(self) -> None:
-        epoch = self.state.step // self.steps_per_epoch
-        save_run(self.job.run, self.job.identity, self.state, epoch)
-        self._saved_step, self._saved_time = self.state.step, time.monotonic()
+        save_run(self.job.run, self.job.identity, self.state, self.state.step // self.steps_per_epoch)
+        self._saved_step = self.state.step
 
     def _try_save(self, action: Callable[[], None]) -> None:
-        """A save that fails in mid-run is a warning; the last one at the end is not."""
+        """A save that fails in mid-run is a warning; the third in a row, or the last of the run, is not."""
         try:
             action()
         except ResourceError as error:
+            self._failed_saves += 1
+            if self._failed_saves >= _FAILED_SAVES:
+                raise
             self.observer.warned(f"not saved: {error.message}")
-            self._saved_time = time.monotonic()
+        else:
+            self._failed_saves = 0
 
     def _stop(self, signal: KeyboardInterrupt) -> None:
         self._save()
