@@ -18,7 +18,8 @@ def cache(
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="Data set folder made by scarce preprocess, such as nih-256; or, with --size, a folder of films."
+            metavar="DATASET",
+            help="Data set folder made by scarce preprocess, such as nih-256; or, with --size, a folder of films.",
         ),
     ],
     rebuild: Annotated[

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from scarce_cli.data.manifest import DONE, Row
 
 GRID = 16
-MARGIN = 0.15  # how much better than upright another position must agree with the drawing
+AGREEMENT = 0.25  # how well (1 is equal) another position must agree with the drawing to be believed
+MARGIN = 0.15  # and how much better than upright
 NEAR_BITS = 12  # looks of near-duplicates differ in at most so many of 256 bits
 NEAR_GREY = 6.0  # and their grey values by at most so much on average
 _BLOCK = 2048
@@ -82,7 +83,8 @@ def suspicion_of(look: str) -> str:
         return NO_CONTRAST
     agreement = _DRAWINGS @ (bits / length)
     best = int(agreement.argmax())
-    return _POSITIONS[best] if agreement[best] > agreement[0] + MARGIN else ""
+    believed = agreement[best] > max(AGREEMENT, agreement[0] + MARGIN)
+    return _POSITIONS[best] if believed else ""
 
 
 def _bits(looks: Sequence[str]) -> npt.NDArray[np.float32]:

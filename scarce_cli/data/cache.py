@@ -96,7 +96,7 @@ def read_index(folder: Path) -> Index:
     except (FileNotFoundError, NotADirectoryError):
         read_dataset(folder)  # its message, if this is no data set at all
         raise UsageError(f"{folder} has no cache yet", f"build it: scarce cache {folder}") from None
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         message = f"{path} is not what scarce wrote: {type(error).__name__} {error}"
         raise DamagedData(message, _rebuild(folder)) from None
     _check_sense(folder, index)
@@ -129,6 +129,7 @@ def _check_sense(folder: Path, index: Index) -> None:
         and 0 < index.offset <= 4096 and count == len(index.order)
         and index.block_films > 0 and len(index.blocks) == -(-count // index.block_films)
     )  # fmt: skip
+    plausible = plausible and 0 <= index.mean <= 1 and 0 <= index.std <= 1
     if not plausible:
         raise UnsafeInput(f"{path} declares films that cannot be: shape {index.films_shape}", _rebuild(folder))
     if not all(isinstance(name, str) for name in index.order):

@@ -102,7 +102,7 @@ def read_dataset(folder: Path) -> Dataset:
         ) from None
     except OSError as error:
         raise DamagedData(f"{path} cannot be read: {error.strerror}", again) from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ScarceError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, ScarceError) as error:
         raise DamagedData(f"{path} is not what scarce wrote: {type(error).__name__} {error}", again) from None
 
 

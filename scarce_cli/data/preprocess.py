@@ -193,7 +193,8 @@ def _conclude(request: Request, rows: list[Row], new: int) -> Outcome:
     """Audit, write the manifest last but one and dataset.json last, and tidy up."""
     folder = request.folder
     before = read_manifest(folder)
-    if new or before != rows:
+    to_drop = request.dedupe and any(row.status == DONE and _is_double(row) for row in rows)
+    if new or to_drop or before != rows:
         rows = audit(rows, request.settings.size, request.dedupe, lambda row: read_image(folder, row))
     gone = {row.output for row in (*before, *journalled(folder))} - {row.output for row in rows}
     write_manifest(folder, rows)
@@ -223,8 +224,12 @@ def audit(rows: Sequence[Row], size: int, dedupe: bool, square_of: Callable[[Row
     return [_dropped(marked.get(row.path, row)) if dedupe else marked[row.path] for row in rows]
 
 
+def _is_double(row: Row) -> bool:
+    return bool(row.duplicate_of or row.near_duplicate_of)
+
+
 def _dropped(row: Row) -> Row:
-    if not (row.duplicate_of or row.near_duplicate_of):
+    if not _is_double(row):
         return row
     return replace(row, status=DUPLICATE, output="", output_bytes=0)
 

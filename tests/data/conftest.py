@@ -1,0 +1,60 @@
+"""Small folders of films, and workers that start fast."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked from the test itself: no start-up time, and functions of a test can be their work."""
+    monkeypatch.setattr("scarce_cli.data.pool.context", lambda: multiprocessing.get_context("fork"))
+
+
+@pytest.fixture
+def make_films(tmp_path: Path) -> Callable[..., Path]:
+    """Write ``count`` noisy 8-bit films, all different, into a folder; returns the folder."""
+
+    def make(count: int = 6, name: str = "films", size: int = 48, first: int = 0) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        for number in range(first, first + count):
+            pixels = np.random.default_rng(number).integers(0, 256, (size, size), np.uint8)
+            Image.fromarray(pixels).save(folder / f"f{number:03d}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def in_child() -> Callable[..., int]:
+    """Run a function in a forked child and return its exit code: its own, or 1 for an exception."""
+
+    def run(work: Callable[[], int | None], *, kill_after: float | None = None, user: int | None = None) -> int:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                if user is not None and os.getuid() == 0:
+                    os.setgroups([])
+                    os.setgid(user)
+                    os.setuid(user)
+                code = work() or 0
+            finally:
+                os._exit(code)
+        if kill_after is not None:
+            import time
+
+            time.sleep(kill_after)
+            os.kill(child, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run

@@ -1,0 +1,233 @@
+"""The cache: opened without reading it, verified, refused when it is not what it should be; C3 to C10."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scarce_cli.data.build import build_from_images, check_cache
+from scarce_cli.data.cache import gather, open_cache, verify_cache
+from scarce_cli.data.decode import decode_png
+from scarce_cli.data.film import Settings
+from scarce_cli.data.manifest import read_manifest
+from scarce_cli.data.preprocess import Request, preprocess
+from scarce_cli.errors import DamagedData, ScarceError, UnsafeInput, UsageError
+
+pytestmark = pytest.mark.usefixtures("fork_workers")
+
+
+@pytest.fixture
+def built(make_films: Callable[..., Path], tmp_path: Path) -> Path:
+    """A data set of nine films of 32 px with its cache."""
+    folder = tmp_path / "films-32"
+    preprocess(Request(make_films(9), folder, Settings(32), workers=1))
+    assert build_from_images(folder, workers=1) == 9
+    return folder
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_holds_the_prepared_films_in_order(built: Path) -> None:
+    cache = open_cache(built)
+    rows = read_manifest(built)
+    assert cache.names == tuple(row.path for row in rows)
+    for name, image, row in zip(cache.names, cache.images, rows, strict=True):
+        assert row.path == name
+        assert np.array_equal(image, decode_png((built / row.output).read_bytes()).pixels)
+    assert (cache.size, cache.images.shape, cache.images.dtype) == (32, (9, 32, 32), np.uint8)
+    assert cache.mean == pytest.approx((cache.images / 255).mean())
+    assert cache.std == pytest.approx((cache.images / 255).std())
+    assert not cache.images.flags.writeable
+    assert np.array_equal(np.load(built / "cache.npy", mmap_mode="r"), cache.images)
+
+
+def test_gather(built: Path) -> None:
+    cache = open_cache(built)
+    rows = np.array([8, 0, 3, 3])
+    assert np.array_equal(gather(cache, rows), cache.images[rows])
+    out = np.empty((4, 32, 32), np.uint8)
+    assert gather(cache, rows, out) is out
+    assert np.array_equal(out, cache.images[rows])
+    assert gather(cache, rows[:0]).shape == (0, 32, 32)
+    for wrong in ([9], [-1]):
+        with pytest.raises(IndexError):
+            gather(cache, np.array(wrong))
+
+
+def test_opening_takes_the_same_time_and_memory_for_a_hundred_times_the_films(tmp_path: Path, built: Path) -> None:
+    """A sparse file of 30 GiB opens as fast as one of 9 KiB."""
+    index = json.loads((built / "cache.json").read_text())
+    count = 500_000
+    path = built / "cache.npy"
+    from scarce_cli.data.part import npy_header
+
+    with open(path, "wb") as handle:
+        handle.write(npy_header((count, 256, 256)))
+        handle.truncate(index["offset"] + count * 256 * 256)
+    per_block = index["block_films"]
+    index |= {"shape": [count, 256, 256], "order": ["x"] * count, "blocks": ["0"] * -(-count // per_block)}
+    index["settings"]["size"] = 256
+    (built / "cache.json").write_text(json.dumps(index))
+    edit(built / "dataset.json", lambda value: value["settings"].update(size=256))
+    started = time.perf_counter()
+    cache = open_cache(built)
+    assert time.perf_counter() - started < 5
+    assert cache.images.shape == (count, 256, 256)
+    assert not cache.images[count - 1].any()
+
+
+def test_not_built_yet_and_no_data_set(built: Path, tmp_path: Path) -> None:
+    (built / "cache.json").unlink()
+    with pytest.raises(UsageError, match="no cache yet") as error:
+        open_cache(built)
+    assert f"scarce cache {built}" in error.value.remedy
+    with pytest.raises(UsageError, match="no prepared data set"):
+        open_cache(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("length", [0, 100, 5000, 9343, 9345, 20000])
+def test_c3_a_file_of_the_wrong_length(built: Path, length: int) -> None:
+    with open(built / "cache.npy", "rb+") as handle:
+        handle.truncate(length)
+    for action in (open_cache, verify_cache, check_cache):
+        with pytest.raises(DamagedData, match=rf"has {length} bytes where 9344 belong") as error:
+            action(built)
+        assert f"scarce cache {built} --rebuild" in error.value.remedy
+
+
+def test_c3_missing_or_not_an_array(built: Path) -> None:
+    data = (built / "cache.npy").read_bytes()
+    (built / "cache.npy").write_bytes(b"\0" * len(data))
+    with pytest.raises(DamagedData, match="not the array"):
+        open_cache(built)
+    (built / "cache.npy").unlink()
+    with pytest.raises(DamagedData, match="missing"):
+        open_cache(built)
+
+
+def test_c4_readers_survive_a_rebuild(built: Path, make_films: Callable[..., Path]) -> None:
+    cache = open_cache(built)
+    before = cache.images.copy()
+    films = make_films(2, first=20)
+    preprocess(Request(films, built, Settings(32), workers=1))
+    build_from_images(built, workers=1)
+    assert np.array_equal(cache.images, before)
+    assert len(open_cache(built).images) == 11
+
+
+@pytest.mark.parametrize("position", [128, 5000, 9343])
+def test_c5_a_flipped_bit_is_found_by_verify(built: Path, position: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scarce_cli.data.part.BLOCK_BYTES", 2 * 32 * 32)
+    build_from_images(built, workers=1)
+    assert len(verify_cache(built).blocks) == 5
+    with open(built / "cache.npy", "rb+") as handle:
+        handle.seek(position)
+        byte = handle.read(1)[0]
+        handle.seek(position)
+        handle.write(bytes([byte ^ 4]))
+    block = (position - 128) // 2048
+    with pytest.raises(DamagedData, match=rf"block {block} of 5 is damaged \(films {2 * block} to") as error:
+        verify_cache(built)
+    assert "--rebuild" in error.value.remedy
+    open_cache(built)  # opening does not read pixels
+
+
+def test_c5_a_changed_order_is_found_by_verify(built: Path) -> None:
+    edit(built / "cache.json", lambda index: index["order"].reverse())
+    with pytest.raises(DamagedData, match="order"):
+        verify_cache(built)
+
+
+def test_c6_other_settings_are_named(built: Path) -> None:
+    edit(built / "dataset.json", lambda value: value["settings"].update(window="minmax", pixels_version=0))
+    with pytest.raises(UsageError, match="pixels_version 1 in the cache, 0 in the data set; window percentile"):
+        open_cache(built)
+
+
+def test_c7_sources_added_removed_changed(built: Path, make_films: Callable[..., Path]) -> None:
+    assert check_cache(built)
+    films = make_films(3, first=9)
+    (films / "f000.png").unlink()
+    (films / "f001.png").write_bytes((films / "f002.png").read_bytes())
+    with pytest.raises(UsageError, match="stale: 3 added, 1 removed, 1 changed") as error:
+        check_cache(built)
+    assert "scarce preprocess --src" in error.value.remedy
+    assert "--rebuild" in error.value.remedy
+    open_cache(built)  # training on what was prepared is still right
+    preprocess(Request(films, built, Settings(32), workers=1))
+    with pytest.raises(UsageError, match="stale: the films of the data set have changed"):
+        open_cache(built)
+    build_from_images(built, workers=1)
+    assert check_cache(built)
+    assert len(open_cache(built).names) == 11
+
+
+def test_c7_without_the_sources_the_cache_still_stands(built: Path, make_films: Callable[..., Path]) -> None:
+    films = make_films(0)
+    films.rename(films.parent / "moved away")
+    assert check_cache(built)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.update(shape=[2**50, 32, 32]),
+        lambda index: index.update(shape=[9, 2**40, 2**40]),
+        lambda index: index.update(shape=[-9, 32, 32]),
+        lambda index: index.update(shape=[0, 0, 0], order=[], blocks=[]),
+        lambda index: index.update(shape=[9, 32, 64]),
+        lambda index: index.update(offset=-5),
+        lambda index: index.update(offset=10**12),
+        lambda index: index.update(block_films=0),
+        lambda index: index.update(mean=float("nan")),
+        lambda index: index["order"].append("more"),
+        lambda index: index["order"].__setitem__(3, "../../etc/passwd"),
+        lambda index: index["order"].__setitem__(3, "/etc/passwd"),
+        lambda index: index["order"].__setitem__(3, {"not": "text"}),
+    ],
+)
+def test_c10_a_hostile_index_is_refused_before_anything_is_allocated(
+    built: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    edit(built / "cache.json", change)
+    for action in (open_cache, verify_cache):
+        with pytest.raises(UnsafeInput) as error:
+            action(built)
+        assert error.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "nonsense", '{"shape": [1, 2]}', '{"shape": "abc"}', '{"shape": [1e999, 1, 1]}', "[" * 99_999],
+)
+def test_a_broken_index_is_damage(built: Path, text: str) -> None:
+    (built / "cache.json").write_text(text)
+    with pytest.raises(DamagedData):
+        open_cache(built)
+
+
+def test_300_flips_and_100_truncations_of_the_index_never_end_in_anything_else(built: Path) -> None:
+    data = (built / "cache.json").read_bytes()
+    rng = np.random.default_rng(0)
+    for trial in range(400):
+        mutant = bytearray(data)
+        if trial % 4 == 0:
+            del mutant[int(rng.integers(len(data) - 2)) :]
+        else:
+            mutant[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(7))
+        (built / "cache.json").write_bytes(mutant)
+        try:
+            verify_cache(built)
+            open_cache(built)
+        except ScarceError as error:
+            assert error.exit_code in (2, 4, 5)  # noqa: PT017
