@@ -1,4 +1,4 @@
-"""What evaluation commands are given: checkpoints, the data set behind them, a device."""
+"""What evaluation commands share: the data set behind a checkpoint, and how results are printed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scarce_cli.commands.console import warn
+from scarce_cli.commands.console import stdout, warn
 
 if TYPE_CHECKING:
     from scarce_cli.data.cache import Cache
@@ -25,21 +25,35 @@ def open_data(remembered: Mapping[str, Any], data: Path | None) -> Cache:
     folder = Path(str(remembered["folder"]))
     if not folder.is_dir():
         warn(f"the data set {folder} that the checkpoint was trained on is gone; looking in this folder")
-        return open_cache(find_dataset(Path(), None))
+        folder = find_dataset(Path(), None)
     cache = open_cache(folder)
     if cache.digest != remembered["digest"]:
-        warn(f"{folder} has changed since the checkpoint was trained on it")
+        warn(f"the films of {folder} are not those that the checkpoint was trained on")
     return cache
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> Any:
-    """A rich table; the first column to the left, the others to the right."""
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table on stdout: the first column to the left, the others to the right. No cell is cut or
+    read as markup; a terminal that is too narrow breaks it over lines."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(title=title, title_justify="left")
+    say(f"\n{title}")
+    tall = any("\n" in cell for row in rows for cell in row)
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), leading=int(tall))
     for number, column in enumerate(columns):
-        result.add_column(column, justify="right" if number else "left")
+        result.add_column(Text(harmless(column)), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
-    return result
+        result.add_row(*(Text(harmless(cell)) for cell in row))
+    stdout().print(result)
+
+
+def say(text: str) -> None:
+    """Print a result on stdout as it is: no markup, no colours, no line breaks of our own."""
+    stdout().print(harmless(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def harmless(text: str) -> str:
+    """``text`` without what a terminal would obey: control characters and bytes that are not UTF-8 as ``\\x1b``."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

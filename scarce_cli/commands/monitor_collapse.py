@@ -12,9 +12,14 @@ from scarce_cli.commands.pretrain import Device
 
 if TYPE_CHECKING:
     from scarce_cli.checkpoint import SavedEncoder
+    from scarce_cli.data.cache import Cache
     from scarce_cli.evaluation.collapse import CollapseMetrics
+    from scarce_cli.figures.curves import CollapseCurve
 
 _COLLAPSED = 9  # exit code: a verdict, not an error
+_WORST_FIRST = ("collapsed", "suspect", "healthy")
+
+Run = list["SavedEncoder"]  # checkpoints of one run, in the order given
 
 
 def monitor_collapse(
@@ -40,12 +45,11 @@ def monitor_collapse(
     paths = _expand(checkpoints)
     saved = [load_encoder(path) for path in paths]
     cache = open_data(saved[-1].data, data)
-    metrics, random = _measure(saved, cache, films, seed, device)
-    folder = out or paths[-1].parent
-    if paths[-1].parent.name == "encoders" and out is None:
-        folder = folder.parent
+    runs = _by_run(saved)
+    curves = _measure(runs, cache, films, seed, device)
+    folder = out or _run_folder(paths[-1])
     make_folder(folder)
-    _report(saved, metrics, random, folder)
+    _report(runs, curves, folder)
 
 
 def _expand(checkpoints: list[Path]) -> list[Path]:
@@ -66,64 +70,92 @@ def _expand(checkpoints: list[Path]) -> list[Path]:
     return paths
 
 
-def _measure(
-    saved: list[SavedEncoder], cache: Any, films: int, seed: int, device: Device
-) -> tuple[list[CollapseMetrics], CollapseMetrics]:
+def _run_folder(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent if checkpoint.parent.name == "encoders" else checkpoint.parent
+
+
+def _by_run(saved: list[SavedEncoder]) -> dict[str, Run]:
+    """Checkpoints of different runs are different curves, each with a verdict of its own."""
+    runs: dict[tuple[Any, ...], Run] = {}
+    for one in saved:
+        runs.setdefault((_run_folder(one.path), one.method, one.info, one.seed), []).append(one)
+    names = [str(key[0]) for key in runs]
+    return {
+        str(folder) if names.count(str(folder)) == 1 else f"{folder} ({method}, {info.backbone}, seed {seed})": run
+        for (folder, method, info, seed), run in runs.items()
+    }
+
+
+def _measure(runs: dict[str, Run], cache: Cache, films: int, seed: int, device: Device) -> list[CollapseCurve]:
     import numpy as np
 
     from scarce_cli.commands.console import progress_bar
     from scarce_cli.engine.device import find_device
     from scarce_cli.evaluation.collapse import collapse_metrics
     from scarce_cli.evaluation.features import extract_features, random_encoder, restore_encoder
+    from scarce_cli.figures.curves import CollapseCurve
 
     where = find_device(device.value, needs="--device cuda was given", fits_here="--device cpu")
     count = min(films, len(cache.names))
     rows = np.sort(np.random.default_rng(seed).permutation(len(cache.names))[:count])
-    encoders = [(random_encoder(saved[-1]), saved[-1]), *((restore_encoder(s), s) for s in saved)]
-    measured = []
     with progress_bar("films") as bar:
-        task = bar.add_task("looking", total=count * len(encoders), note="")
-        for encoder, origin in encoders:
-            features = extract_features(
-                encoder, origin.info, cache, rows, where, on_films=lambda n: bar.advance(task, n)
+        task = bar.add_task("looking", total=count * sum(len(run) + 1 for run in runs.values()), note="")
+
+        def look(encoder: Any, one: SavedEncoder) -> CollapseMetrics:
+            return collapse_metrics(
+                extract_features(encoder, one.info, cache, rows, where, on_films=lambda n: bar.advance(task, n))
             )
-            measured.append(collapse_metrics(features))
-    return measured[1:], measured[0]
+
+        return [
+            CollapseCurve(
+                name,
+                [float(one.epoch) for one in run],
+                [look(restore_encoder(one), one) for one in run],
+                look(random_encoder(run[-1]), run[-1]),
+            )
+            for name, run in runs.items()
+        ]
 
 
-def _report(saved: list[SavedEncoder], metrics: list[CollapseMetrics], random: CollapseMetrics, folder: Path) -> None:
-    from scarce_cli.commands.console import stdout
-    from scarce_cli.commands.inputs import table
+def _report(runs: dict[str, Run], curves: list[CollapseCurve], folder: Path) -> None:
+    from scarce_cli.commands.inputs import say, table
     from scarce_cli.evaluation.collapse import verdict
     from scarce_cli.figures.curves import draw_collapse
     from scarce_cli.files import write_json
 
-    result, reasons = verdict(metrics, random)
-    rows = [["random init", "-", *_cells(random)]]
-    rows += [[s.path.name, str(s.epoch), *_cells(m)] for s, m in zip(saved, metrics, strict=True)]
-    columns = ["encoder", "epoch", "relative std", "mean cosine", "effective rank"]
-    console = stdout()
-    console.print(table(f"{random.films} films, {random.dimensions} features", columns, rows))
-    console.print(f"Verdict: {result} ({'; '.join(reasons)})", highlight=False, soft_wrap=True)
-    write_json(
-        folder / "collapse.json",
-        {
-            "verdict": result,
-            "reasons": reasons,
-            "random_initialisation": asdict(random),
-            "checkpoints": [
-                {"path": str(s.path), "sha256": s.digest, "epoch": s.epoch, **asdict(m)}
-                for s, m in zip(saved, metrics, strict=True)
-            ],
-        },
-    )
-    curve = [(float(s.epoch), m) for s, m in zip(saved, metrics, strict=True)]
-    draw_collapse({saved[-1].method: curve}, random, folder / "collapse.png")
-    console.print(f"Written: {folder / 'collapse.json'}, {folder / 'collapse.png'}", highlight=False, soft_wrap=True)
-    if result == "collapsed":
+    found = []
+    for curve, run in zip(curves, runs.values(), strict=True):
+        state, reasons = verdict(curve.metrics, curve.random)
+        table(*_table(curve, run))
+        say(f"Verdict: {state} ({'; '.join(reasons)})")
+        found.append(_as_json(curve, run) | {"verdict": state, "reasons": reasons})
+    worst = min((str(run["verdict"]) for run in found), key=_WORST_FIRST.index)
+    write_json(folder / "collapse.json", {"verdict": worst, "runs": found})
+    draw_collapse(curves, folder / "collapse.png")
+    say(f"Written: {folder / 'collapse.json'}, {folder / 'collapse.png'}")
+    if worst == "collapsed":
         raise typer.Exit(_COLLAPSED)
+
+
+def _table(curve: CollapseCurve, run: Run) -> tuple[str, list[str], list[list[str]]]:
+    rows = [["random initialisation", "-", *_cells(curve.random)]]
+    rows += [[one.path.name, str(one.epoch), *_cells(m)] for one, m in zip(run, curve.metrics, strict=True)]
+    title = f"{curve.name}: {run[-1].method}, {curve.random.films} films, {curve.random.dimensions} features"
+    return title, ["encoder", "epoch", "relative std", "mean cosine", "effective rank"], rows
 
 
 def _cells(m: CollapseMetrics) -> list[str]:
     rank = "undefined" if m.effective_rank is None else f"{m.effective_rank:.1f}"
     return [f"{m.relative_std:.3f}", f"{m.mean_cosine:.4f}", f"{rank} of {m.rank_cap}"]
+
+
+def _as_json(curve: CollapseCurve, run: Run) -> dict[str, Any]:
+    return {
+        "run": curve.name,
+        "method": run[-1].method,
+        "random_initialisation": asdict(curve.random),
+        "checkpoints": [
+            {"path": str(one.path), "sha256": one.digest, "epoch": one.epoch, **asdict(m)}
+            for one, m in zip(run, curve.metrics, strict=True)
+        ],
+    }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,13 +60,14 @@ def probe(
 
     from scarce_cli.checkpoint import load_encoder
     from scarce_cli.commands.inputs import open_data
+    from scarce_cli.commands.probe_report import report
 
     saved = [load_encoder(path) for path in checkpoints]
     cache = open_data(saved[0].data, data)
     films, rows = _join(table, cache, max_bad)
     tasks = _choose(films, finding or [], negative, settings)
     results = _evaluate(saved, cache, films, rows, tasks, settings, device)
-    _report(results, saved, settings, labels, out or checkpoints[0].parent / "probe")
+    report(results, saved, settings, labels, out or checkpoints[0].parent / "probe")
 
 
 def _settings(shots: str, draws: int, c: float, test_fraction: float, seed: int) -> ProbeSettings:
@@ -176,110 +174,3 @@ def _name(one: SavedEncoder, saved: list[SavedEncoder]) -> str:
     name = f"{one.method} epoch {one.epoch}"
     same = [other for other in saved if f"{other.method} epoch {other.epoch}" == name]
     return name if len(same) == 1 else f"{name} ({one.path})"
-
-
-def _report(
-    results: list[Score | Skipped],
-    saved: list[SavedEncoder],
-    settings: ProbeSettings,
-    labels: Path,
-    folder: Path,
-) -> None:
-    from scarce_cli.commands.console import stdout
-    from scarce_cli.evaluation.probe import Score
-    from scarce_cli.figures.curves import draw_learning_curves
-    from scarce_cli.files import make_folder, write_json, write_text
-
-    scores = [r for r in results if isinstance(r, Score)]
-    skipped = [r for r in results if not isinstance(r, Score)]
-    make_folder(folder)
-    document = {
-        "labels": str(labels),
-        "checkpoints": [{"path": str(s.path), "sha256": s.digest, "epoch": s.epoch} for s in saved],
-        "settings": asdict(settings),
-        "scores": [asdict(s) for s in scores],
-        "skipped": [asdict(s) for s in skipped],
-        "note": "For research; not for diagnosis.",
-    }
-    write_json(folder / "probe.json", document)
-    write_text(folder / "probe.csv", _as_csv(scores))
-    console = stdout()
-    if scores:
-        _print_tables(scores, settings)
-        draw_learning_curves(scores, folder / "probe.png")
-    for row in skipped:
-        shots = "" if row.shots is None else f", {row.shots} shots"
-        console.print(f"left out: {row.finding}{shots}: {row.reason}", highlight=False, markup=False, soft_wrap=True)
-    written = ["probe.json", "probe.csv", *(["probe.png"] if scores else [])]
-    console.print(
-        f"Written: {', '.join(str(folder / name) for name in written)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _as_csv(scores: list[Score]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [
-            "finding",
-            "negative",
-            "initialisation",
-            "shots",
-            "auc",
-            "sd",
-            "low",
-            "high",
-            "difference",
-            "difference_low",
-            "difference_high",
-            "draws",
-            "test_positives",
-            "test_negatives",
-        ]
-    )
-    for s in scores:
-        d = s.difference
-        gain = ["", "", ""] if d is None else [f"{d.mean:.6f}", f"{d.low:.6f}", f"{d.high:.6f}"]
-        a = s.auc
-        numbers = [f"{a.mean:.6f}", f"{a.sd:.6f}", f"{a.low:.6f}", f"{a.high:.6f}"]
-        writer.writerow(
-            [s.finding, s.negative, s.initialisation, s.shots, *numbers, *gain, s.draws,
-             s.test_positives, s.test_negatives]
-        )  # fmt: skip
-    return buffer.getvalue()
-
-
-def _print_tables(scores: list[Score], settings: ProbeSettings) -> None:
-    """One table for each finding, narrow enough for 80 columns."""
-    from scarce_cli.commands.console import stdout
-    from scarce_cli.commands.inputs import table
-
-    stdout().print(
-        f"\nAUC on the films of test patients, mean ± sd of {settings.draws} draws; below it what is gained "
-        "over random initialisation, with its 95 % interval.",
-        highlight=False,
-    )
-    for finding, negative in dict.fromkeys((s.finding, s.negative) for s in scores):
-        part = [s for s in scores if (s.finding, s.negative) == (finding, negative)]
-        rows = []
-        for name in dict.fromkeys(s.initialisation for s in part):
-            line = {s.shots: s for s in part if s.initialisation == name}
-            rows.append([name, *(_cell(line.get(shots)) for shots in settings.shots)])
-        tested = f"tested on {part[0].test_positives} + {part[0].test_negatives} films"
-        columns = ["features", *(f"{n} shot{'s' * (n > 1)}" for n in settings.shots)]
-        stdout().print(table(f"{finding} against {negative} ({tested})", columns, rows))
-
-
-def _cell(score: Score | None) -> str:
-    if score is None:
-        return "-"
-    text = f"{score.auc.mean:.3f} ±{_short(score.auc.sd)}"
-    d = score.difference
-    return text if d is None else f"{text}\n{d.mean:+.3f}\n[{_short(d.low, '+')},{_short(d.high, '+')}]"
-
-
-def _short(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f}".replace("0.", ".", 1)

@@ -29,8 +29,7 @@ def visualize(
 
     check_name(method)
 
-    from scarce_cli.commands.console import stdout
-    from scarce_cli.commands.inputs import open_data
+    from scarce_cli.commands.inputs import open_data, say
     from scarce_cli.engine.device import find_device
     from scarce_cli.engine.reconstruct import reconstruct_films
     from scarce_cli.engine.state import load_method
@@ -48,4 +47,4 @@ def visualize(
     path = out or checkpoint.parent / "reconstructions.png"
     make_folder(path.parent)
     draw_reconstructions(rows, f"{method}, epoch {origin['epoch']}: {checkpoint.name}", path)
-    stdout().print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)
+    say(f"Written: {path}")

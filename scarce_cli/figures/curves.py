@@ -3,87 +3,120 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scarce_cli.evaluation.collapse import CollapseMetrics
 from scarce_cli.evaluation.probe import Score
-from scarce_cli.files import atomic_file
+from scarce_cli.figures.page import page, plain
 
 _COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 _COLUMNS = 4
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all. Raises ResourceError."""
-    with atomic_file(path, label="figure") as handle:
-        figure.savefig(handle, format="png", dpi=130)
-    plt.close(figure)
+_TITLE = 32  # characters over a panel
 
 
 def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
-    """AUC over shots, one panel for each finding, one line for each initialisation, 95 % intervals."""
-    findings = list(dict.fromkeys((s.finding, s.negative) for s in scores))
-    columns = min(_COLUMNS, len(findings))
-    rows = math.ceil(len(findings) / columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.6 * columns + 0.6, 3.2 * rows + 0.5), squeeze=False, sharey=True,
-        layout="constrained",
-    )  # fmt: skip
-    for axis, finding in zip(axes.flat, findings, strict=False):
-        _draw_finding(axis, [s for s in scores if (s.finding, s.negative) == finding])
-    for axis in list(axes.flat)[len(findings) :]:
-        axis.axis("off")
-    axes[0, 0].legend(fontsize=8, loc="lower right")
-    figure.suptitle("Few-shot linear probe: AUC on test patients (band: 95 % interval)", fontsize=10)
-    save_figure(figure, path)
+    """AUC over shots, one panel for each finding, one line for each initialisation, 95 % intervals.
+
+    Raises ResourceError.
+    """
+    tasks = list(dict.fromkeys((s.finding, s.negative) for s in scores))
+    columns = min(_COLUMNS, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    size = (3.4 * columns + 0.8, 3.0 * rows + 1.0)
+    with page(path, rows, columns, size=size, sharey=True) as (figure, axes):
+        for axis, task in zip(axes.flat, tasks, strict=False):
+            _draw_task(axis, [s for s in scores if (s.finding, s.negative) == task])
+        for axis in axes.flat[len(tasks) :]:
+            axis.axis("off")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("AUC on test patients")
+        _legend(figure, axes[0, 0])
+        figure.suptitle("Few-shot linear probe\nwith 95 % intervals", fontsize=10)
 
 
-def _draw_finding(axis: Axes, scores: Sequence[Score]) -> None:
-    for number, name in enumerate(dict.fromkeys(s.initialisation for s in scores)):
-        line = [s for s in scores if s.initialisation == name]
-        shots = [s.shots for s in line]
-        colour = _COLOURS[number % len(_COLOURS)]
-        axis.plot(shots, [s.auc.mean for s in line], "o-", color=colour, label=name, markersize=4)
-        axis.fill_between(shots, [s.auc.low for s in line], [s.auc.high for s in line], color=colour, alpha=0.15)
+def _draw_task(axis: Axes, scores: Sequence[Score]) -> None:
+    names = dict.fromkeys(s.initialisation for s in scores)
+    for number, name in enumerate(names):
+        _draw_line(axis, [s for s in scores if s.initialisation == name], number)
     axis.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
+    ticks = sorted({s.shots for s in scores})
     axis.set_xscale("log")
-    axis.set_xticks(sorted({s.shots for s in scores}), [str(n) for n in sorted({s.shots for s in scores})])
+    axis.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.minorticks_off()
     axis.set_xlabel("labelled films per class")
-    axis.set_ylabel("AUC")
-    axis.set_title(f"{scores[0].finding}\nagainst {scores[0].negative}", fontsize=9)
+    title = f"{plain(scores[0].finding, _TITLE)}\nagainst {plain(scores[0].negative, _TITLE)}"
+    axis.set_title(title, fontsize=9)
 
 
-def draw_collapse(
-    curves: Mapping[str, Sequence[tuple[float, CollapseMetrics]]], random: CollapseMetrics, path: Path
-) -> None:
-    """Relative std, mean cosine and effective rank over epochs, beside a random-initialised encoder.
+def _draw_line(axis: Axes, line: Sequence[Score], number: int) -> None:
+    """A line with a band; for one number of shots a point with a bar, beside those of other initialisations."""
+    alone, colour = len(line) == 1, _COLOURS[number % len(_COLOURS)]
+    shots = [s.shots * (1 + 0.03 * number * alone) for s in line]
+    low, high = [s.auc.low for s in line], [s.auc.high for s in line]
+    axis.plot(shots, [s.auc.mean for s in line], "o-", color=colour, label=line[0].initialisation, markersize=4)
+    if alone:
+        axis.vlines(shots, low, high, color=colour, alpha=0.5)
+    else:
+        axis.fill_between(shots, low, high, color=colour, alpha=0.15)
 
-    Args:
-        curves: name of the run -> (epoch, metrics) in order.
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """Below all panels. Given the labels, matplotlib also lists names that begin with an underscore."""
+    lines = [line for line in axis.get_lines() if not str(line.get_label()).startswith("_child")]
+    labels = [plain(str(line.get_label()), 60) for line in lines]
+    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=1 if len(lines) > 3 else len(lines))
+
+
+@dataclass(frozen=True)
+class CollapseCurve:
+    """One run: its checkpoints in order, and the random initialisation that it started from."""
+
+    name: str
+    epochs: Sequence[float]
+    metrics: Sequence[CollapseMetrics]
+    random: CollapseMetrics
+
+
+def draw_collapse(curves: Sequence[CollapseCurve], path: Path) -> None:
+    """Relative std, mean cosine and effective rank over epochs; dashed: random initialisation.
+
+    Raises ResourceError.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-    panels = (
-        ("relative std (1: fills the sphere)", lambda m: m.relative_std),
-        ("mean cosine of different films", lambda m: m.mean_cosine),
-        (f"effective rank (at most {random.rank_cap})", lambda m: m.effective_rank or 0.0),
+    cap = max(curve.random.rank_cap for curve in curves)
+    panels: tuple[tuple[str, Callable[[CollapseMetrics], float], float], ...] = (
+        ("relative std (1: fills the sphere)", lambda m: m.relative_std, 0.0),
+        ("mean cosine of different films", lambda m: m.mean_cosine, 1.0),
+        (f"effective rank (at most {cap})", lambda m: math.nan if m.effective_rank is None else m.effective_rank, 0.0),
     )
-    for axis, (title, value) in zip(axes, panels, strict=True):
-        for number, (name, curve) in enumerate(curves.items()):
-            colour = _COLOURS[1 + number % (len(_COLOURS) - 1)]
-            axis.plot([e for e, _ in curve], [value(m) for _, m in curve], "o-", color=colour, label=name)
-        axis.axhline(value(random), color=_COLOURS[0], linestyle="--", label="random initialisation")
-        axis.set_xlabel("epoch")
-        axis.set_title(title, fontsize=9)
-        axis.set_ylim(bottom=0)
-    axes[0].legend(fontsize=8)
-    save_figure(figure, path)
+    with page(path, 1, 3, size=(11, 3.8)) as (figure, axes):
+        for axis, (title, value, top) in zip(axes[0], panels, strict=True):
+            _draw_panel(axis, curves, value, top)
+            axis.set_title(title, fontsize=9)
+        _legend(figure, axes[0, 0])
+
+
+def _draw_panel(
+    axis: Axes, curves: Sequence[CollapseCurve], value: Callable[[CollapseMetrics], float], top: float
+) -> None:
+    drawn = [0.0, top]
+    for number, curve in enumerate(curves):
+        colour = _COLOURS[1 + number % (len(_COLOURS) - 1)]
+        values = [value(m) for m in curve.metrics]
+        axis.plot(curve.epochs, values, "o-", color=colour, label=curve.name)
+        dashed = _COLOURS[0] if len(curves) == 1 else colour
+        name = "random initialisation" if len(curves) == 1 else f"random initialisation of {curve.name}"
+        axis.axhline(value(curve.random), color=dashed, linestyle="--", label=name)
+        drawn += [*values, value(curve.random)]
+    low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
+    margin = 0.05 * (high - low or 1.0)
+    axis.set_ylim(low - margin, high + margin)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("epoch")

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from scarce_cli.figures.curves import save_figure
+from scarce_cli.figures.page import page, plain
 
 Image = NDArray[np.float32]
 
 _FEATHER = 3.0 / 32  # sigma of the soft mask, in patches: 3 px at the published patch of 32 px
 _SMOOTH = 2.0 / 32  # sigma of the smoothing of the prediction, in patches: 2 px there
 _MASK_GREY = 0.5
+_NAME, _TITLE = 30, 90  # characters beside a row, over the page
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,16 @@ def _smooth_inside(image: Image, inside: Image, sigma: float) -> Image:
 
 
 def draw_reconstructions(rows: Sequence[Row], title: str, path: Path) -> None:
-    """One PNG with four columns. Raises ResourceError."""
-    figure, axes = plt.subplots(
-        len(rows), 4, figsize=(8.4, 2.15 * len(rows) + 0.6), squeeze=False, layout="constrained"
-    )
-    for line, row in zip(axes, rows, strict=True):
-        masked = np.where(row.visible, row.original, _MASK_GREY)
-        images = (row.original, masked, rescale_prediction(row), composite(row))
-        for axis, image in zip(line, images, strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.axis("off")
-    for axis, name in zip(axes[0], ("original", "masked input", "prediction", "composite"), strict=True):
-        axis.set_title(name, fontsize=9)
-    figure.suptitle(title, fontsize=9)
-    save_figure(figure, path)
+    """One PNG with four columns, each film's name on the left. Raises ResourceError."""
+    with page(path, len(rows), 4, size=(8.6, 2.1 * len(rows) + 0.6)) as (figure, axes):
+        for line, row in zip(axes, rows, strict=True):
+            masked = np.where(row.visible, row.original, _MASK_GREY)
+            images = (row.original, masked, rescale_prediction(row), composite(row))
+            for axis, image in zip(line, images, strict=True):
+                axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+            line[0].set_ylabel(plain(row.name, _NAME), fontsize=7)
+        for axis, name in zip(axes[0], ("original", "masked input", "prediction", "composite"), strict=True):
+            axis.set_title(name, fontsize=9)
+        figure.suptitle(plain(title, _TITLE), fontsize=9)
