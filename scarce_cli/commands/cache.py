@@ -32,19 +32,22 @@ def cache(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Side in pixels, a multiple of 32 from 32 to 4096: build from films without PNG files in between.",
+            metavar="PIXELS",
+            help="Build from source films, without PNG files in between: a multiple of 32 from 32 to 4096.",
             rich_help_panel=_STRAIGHT,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Data set folder to make. Default: <folder>-<size> here.", rich_help_panel=_STRAIGHT),
+        typer.Option(
+            metavar="FOLDER", help="Data set folder to make. Default: <folder>-<size> here.", rich_help_panel=_STRAIGHT
+        ),
     ] = None,
     window: Annotated[
-        str, typer.Option(help="percentile or minmax, as in scarce preprocess.", rich_help_panel=_STRAIGHT)
+        str, typer.Option(metavar="percentile|minmax", help="As in scarce preprocess.", rich_help_panel=_STRAIGHT)
     ] = "percentile",
     fit: Annotated[
-        str, typer.Option(help="pad, squash or crop, as in scarce preprocess.", rich_help_panel=_STRAIGHT)
+        str, typer.Option(metavar="pad|squash|crop", help="As in scarce preprocess.", rich_help_panel=_STRAIGHT)
     ] = "pad",
     max_bad: Annotated[
         float,
@@ -65,8 +68,9 @@ def cache(
 ) -> None:
     """Put all prepared films into one plain .npy file that training maps into memory at once.
 
-    Anyone opens it with numpy.load("cache.npy", mmap_mode="r"): (N, size, size) uint8. The order of the
-    films, the settings and a digest per block are in cache.json beside it.
+    Anyone opens it with numpy.load("cache.npy", mmap_mode="r"): (N, size, size) uint8.
+
+    The order of the films, the settings and a digest per block are in cache.json.
     """
     from scarce_cli.data.dataset import read_dataset
     from scarce_cli.data.film import Settings

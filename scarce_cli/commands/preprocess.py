@@ -18,21 +18,30 @@ _SHOWN_REASONS = 12
 
 def preprocess(
     *,
-    src: Annotated[Path, typer.Option("--src", help="Folder of films, nested as you like. It is only read.")],
-    size: Annotated[int, typer.Option(help="Side in pixels: a multiple of 32 from 32 to 4096.")] = 256,
+    src: Annotated[
+        Path, typer.Option("--src", metavar="FOLDER", help="Folder of films, nested as you like. It is only read.")
+    ],
+    size: Annotated[
+        int, typer.Option(metavar="PIXELS", help="Side of the prepared films: a multiple of 32 from 32 to 4096.")
+    ] = 256,
     out: Annotated[
-        Path | None, typer.Option(help="Data set folder to make. Default: <name of --src>-<size> here.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Data set folder to make. Default: <name of --src>-<size> here."),
     ] = None,
     window: Annotated[
         str,
         typer.Option(
+            metavar="percentile|minmax",
             help="Which values become black and white: percentile (0.5 % beyond either end, so that a "
-            "burned-in marker does not count) or minmax (the extremes)."
+            "burned-in marker does not count) or minmax (the extremes).",
         ),
     ] = "percentile",
     fit: Annotated[
         str,
-        typer.Option(help="pad (aspect kept, black border), squash (aspect lost) or crop (centred square)."),
+        typer.Option(
+            metavar="pad|squash|crop",
+            help="pad (aspect kept, black border), squash (aspect lost) or crop (centred square).",
+        ),
     ] = "pad",
     max_bad: Annotated[
         float,
@@ -41,7 +50,7 @@ def preprocess(
     workers: Annotated[int, typer.Option(min=0, help="Processes, 0 for one per core.")] = 0,
     shard: Annotated[
         str,
-        typer.Option(help="Do only part K of N, written K/N (1/16 to 16/16). A last call without it merges."),
+        typer.Option(metavar="K/N", help="Do only part K of N, for job arrays. A last call without it merges."),
     ] = "",
     dedupe: Annotated[
         bool,
@@ -53,8 +62,10 @@ def preprocess(
 ) -> None:
     """Turn X-rays (PNG, JPEG, TIFF, DICOM; 8 or 16 bit) into small 8-bit squares without losing grey levels.
 
-    Makes a data set folder with images/, manifest.csv (one row per file), bad_files.csv (what could not be
-    used, and why) and dataset.json. Run it again after an interruption: it does what is missing.
+    Makes a data set folder with images/, manifest.csv (one row per file),
+    bad_files.csv (what could not be used, and why) and dataset.json.
+
+    Run it again after an interruption: it does what is missing.
     """
     from scarce_cli.commands.console import progress_bar
     from scarce_cli.data.film import Settings

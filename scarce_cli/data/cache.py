@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from scarce_cli.data.dataset import Dataset, find_dataset, read_dataset
-from scarce_cli.data.manifest import check_path
+from scarce_cli.data.manifest import check_paths
 from scarce_cli.errors import DamagedData, UnsafeInput, UsageError
 
 __all__ = ["CACHE", "INDEX", "Cache", "find_dataset", "gather", "open_cache", "verify_cache"]
@@ -134,8 +134,7 @@ def _check_sense(folder: Path, index: Index) -> None:
         raise UnsafeInput(f"{path} declares films that cannot be: shape {index.films_shape}", _rebuild(folder))
     if not all(isinstance(name, str) for name in index.order):
         raise UnsafeInput(f"{path} names films by something else than text", _rebuild(folder))
-    for name in index.order:
-        check_path(name, path)
+    check_paths(index.order, path)
 
 
 def check_current(index: Index, dataset: Dataset) -> None:

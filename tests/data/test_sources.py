@@ -105,5 +105,5 @@ def test_outputs_keep_the_nesting_and_never_collide_silently() -> None:
 def test_shards_divide_by_name_alone() -> None:
     names = [f"{number}.png" for number in range(300)]
     parts = [[name for name in names if in_shard(name, (part, 3))] for part in (1, 2, 3)]
-    assert sorted(sum(parts, [])) == sorted(names)
+    assert sorted(name for part in parts for name in part) == sorted(names)
     assert min(map(len, parts)) > 60
