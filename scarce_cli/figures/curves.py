@@ -18,7 +18,8 @@ from scarce_cli.figures.page import page, plain
 
 _COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 _COLUMNS = 4
-_TITLE = 32  # characters over a panel
+_TITLE, _NAME = 32, 60  # characters over a panel, in the legend
+_LETTER, _LINE = 0.065, 0.17  # inches of the legend's 8 point letters
 
 
 def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
@@ -29,7 +30,7 @@ def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
     tasks = list(dict.fromkeys((s.finding, s.negative) for s in scores))
     columns = min(_COLUMNS, len(tasks))
     rows = math.ceil(len(tasks) / columns)
-    size = (3.4 * columns + 0.8, 3.0 * rows + 1.0)
+    size = (3.4 * columns + 0.8, 3.0 * rows + 0.8)
     with page(path, rows, columns, size=size, sharey=True) as (figure, axes):
         for axis, task in zip(axes.flat, tasks, strict=False):
             _draw_task(axis, [s for s in scores if (s.finding, s.negative) == task])
@@ -69,10 +70,15 @@ def _draw_line(axis: Axes, line: Sequence[Score], number: int) -> None:
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
-    """Below all panels. Given the labels, matplotlib also lists names that begin with an underscore."""
+    """Below all panels, which keep their height. Given the labels, matplotlib also lists names that begin
+    with an underscore."""
     lines = [line for line in axis.get_lines() if not str(line.get_label()).startswith("_child")]
-    labels = [plain(str(line.get_label()), 60) for line in lines]
-    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=1 if len(lines) > 3 else len(lines))
+    labels = [plain(str(line.get_label()), _NAME) for line in lines]
+    width, height = figure.get_size_inches()
+    side_by_side = sum(_LETTER * (len(label) + 8) for label in labels) < width
+    figure.set_size_inches(width, height + _LINE * (1 if side_by_side else len(lines)))
+    columns = len(lines) if side_by_side else 1
+    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=columns)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def draw_collapse(curves: Sequence[CollapseCurve], path: Path) -> None:
         ("mean cosine of different films", lambda m: m.mean_cosine, 1.0),
         (f"effective rank (at most {cap})", lambda m: math.nan if m.effective_rank is None else m.effective_rank, 0.0),
     )
-    with page(path, 1, 3, size=(11, 3.8)) as (figure, axes):
+    with page(path, 1, 3, size=(11, 3.5)) as (figure, axes):
         for axis, (title, value, top) in zip(axes[0], panels, strict=True):
             _draw_panel(axis, curves, value, top)
             axis.set_title(title, fontsize=9)
@@ -118,5 +124,8 @@ def _draw_panel(
     low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
     margin = 0.05 * (high - low or 1.0)
     axis.set_ylim(low - margin, high + margin)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    epochs = [epoch for curve in curves for epoch in curve.epochs]
+    beside = max(1.0, 0.05 * (max(epochs) - min(epochs)))
+    axis.set_xlim(min(epochs) - beside, max(epochs) + beside)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.set_xlabel("epoch")

@@ -47,7 +47,7 @@ def plain(text: str, limit: int = 40) -> str:
     the middle."""
     line = "".join(c if c.isprintable() and _can_show(c) else "?" for c in " ".join(text.split()))
     half = (limit - 1) // 2
-    return line if len(line) <= limit else f"{line[: limit - 1 - half]}…{line[-half:]}"
+    return line if len(line) <= limit else f"{line[: limit - 1 - half]}…{line[len(line) - half :]}"
 
 
 @cache
