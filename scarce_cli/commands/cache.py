@@ -75,6 +75,7 @@ def cache(
     from scarce_cli.data.dataset import read_dataset
     from scarce_cli.data.film import Settings
     from scarce_cli.data.preprocess import Request
+    from scarce_cli.data.sources import default_folder
 
     if verify:
         _verify(dataset)
@@ -92,7 +93,7 @@ def cache(
         return
     _require_size(dataset, size)
     assert size is not None
-    folder = out or Path(f"{dataset.absolute().name}-{size}")
+    folder = out or default_folder(dataset, size)
     request = Request(dataset, folder, Settings(size, window, fit), None, workers, dedupe, follow_links)
     _from_films(request, rebuild, max_bad)
 

@@ -71,8 +71,9 @@ def preprocess(
     from scarce_cli.data.film import Settings
     from scarce_cli.data.preprocess import Request, check_bad
     from scarce_cli.data.preprocess import preprocess as run
+    from scarce_cli.data.sources import default_folder
 
-    folder = out or Path(f"{src.absolute().name}-{size}")
+    folder = out or default_folder(src, size)
     request = Request(src, folder, Settings(size, window, fit), _parse_shard(shard), workers, dedupe, follow_links)
     with progress_bar("films") as bar:
         task = bar.add_task("preparing", total=None, note="")

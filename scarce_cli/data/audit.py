@@ -7,7 +7,7 @@ of an upright chest tells by correlation how a film lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -128,14 +128,22 @@ def _candidates(rows: Sequence[Row], size: int) -> list[tuple[int, int]]:
     means = np.array([row.total for row in rows]) / size**2
     order = np.argsort(means, kind="stable")
     bits, means = _bits([row.look for row in rows])[order], means[order]
-    found = []
-    for start in range(0, len(rows), _BLOCK):
-        block = bits[start : start + _BLOCK]
-        stop = int(np.searchsorted(means, means[start + len(block) - 1] + NEAR_GREY, side="right"))
-        left, right = np.nonzero(block @ bits[start:stop].T >= bits.shape[1] - 2 * NEAR_BITS)
-        pairs = order[start + np.stack([left, right], axis=1)[left < right]]
-        found.append(np.sort(pairs, axis=1)[:, ::-1])
-    pairs = np.concatenate(found)
+    found = [order[pair] for start in range(0, len(rows), _BLOCK) for pair in _close_in_block(bits, means, start)]
+    pairs = np.sort(np.concatenate(found), axis=1)[:, ::-1]
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     place = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
     return [(int(later), int(earlier)) for later, earlier in pairs[place < _MOST_CANDIDATES]]
+
+
+def _close_in_block(
+    bits: npt.NDArray[np.float32], means: npt.NDArray[np.float64], start: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """(K, 2) positions whose looks are close, the first of them in the block from ``start``; block by block,
+    so that a set of films that are all alike takes no more memory."""
+    block = bits[start : start + _BLOCK]
+    stop = int(np.searchsorted(means, means[start + len(block) - 1] + NEAR_GREY, side="right"))
+    for other in range(start, stop, _BLOCK):
+        equal = block @ bits[other : min(other + _BLOCK, stop)].T
+        left, right = np.nonzero(equal >= bits.shape[1] - 2 * NEAR_BITS)
+        pairs = np.stack([left + start, right + other], axis=1)
+        yield pairs[pairs[:, 0] < pairs[:, 1]]

@@ -99,6 +99,11 @@ def output_name(path: str) -> str:
     return f"images/{path}" if path.lower().endswith(".png") else f"images/{path}.png"
 
 
+def default_folder(source: Path, size: int) -> Path:
+    """Where a data set goes when nothing else is said: beside the caller, named after the source folder."""
+    return Path(f"{os.path.basename(os.path.abspath(source)) or 'films'}-{size}")
+
+
 def check_outputs(sources: list[Source]) -> None:
     """UsageError naming both when two sources would be written to one file."""
     first: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,3 +70,22 @@ def test_find(tmp_path: Path) -> None:
     assert find_dataset(tmp_path, tmp_path / "b-256") == tmp_path / "b-256"
     with pytest.raises(UsageError, match="is no prepared data set"):
         find_dataset(tmp_path, tmp_path)
+
+
+def test_twenty_jobs_that_start_at_once_claim_one_data_set(tmp_path: Path) -> None:
+    children = []
+    for number in range(20):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                claim(replace(dataset(tmp_path), settings=Settings(256 if number % 2 else 224)))
+                code = 0
+            except UsageError:
+                code = 2
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(codes) == [0] * 10 + [2] * 10  # one of the two settings won, for all
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]

@@ -10,6 +10,7 @@ import pytest
 from scarce_cli.data.sources import (
     Source,
     check_outputs,
+    default_folder,
     in_shard,
     list_sources,
     output_name,
@@ -107,3 +108,12 @@ def test_shards_divide_by_name_alone() -> None:
     parts = [[name for name in names if in_shard(name, (part, 3))] for part in (1, 2, 3)]
     assert sorted(name for part in parts for name in part) == sorted(names)
     assert min(map(len, parts)) > 60
+
+
+@pytest.mark.parametrize(("source", "name"), [("nih", "nih"), ("a/nih/", "nih"), ("a/../b", "b"), ("/", "films")])
+def test_default_folder_is_named_after_the_source(source: str, name: str) -> None:
+    assert default_folder(Path(source), 256) == Path(f"{name}-256")
+
+
+def test_default_folder_of_the_folder_that_one_is_in(tmp_path: Path) -> None:
+    assert default_folder(Path(), 64) == Path(f"{tmp_path.name}-64")
