@@ -26,11 +26,12 @@ class TrainingView:
     def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
         """Print what will be done, open the bar."""
         config, cache = self._job.config, self._job.cache
+        epochs = "1 epoch" if config.run.epochs == 1 else f"{config.run.epochs} epochs"
         going_on = f", going on after step {from_step}" if from_step else ""
         stderr().print(
             f"[bold]{self._job.identity.method}[/bold] {config.model.backbone}, {config.data.size} px, "
             f"{parameters / 1e6:.1f} million weights, {config.run.precision} on {self._job.device}\n"
-            f"{len(cache.names)} films of {cache.folder}, {config.run.epochs} epochs, batch "
+            f"{len(cache.names)} films of {cache.folder}, {epochs}, batch "
             f"{config.run.batch_size}, {total_steps} steps{going_on}; run {self._job.run.path}",
             highlight=False,
             soft_wrap=True,

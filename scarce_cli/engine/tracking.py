@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 Mode = Literal["online", "offline", "off"]
 _TIMEOUT = 10.0  # seconds that starting, one call or finishing may take
@@ -27,7 +29,7 @@ class Tracker:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        if mode == "online" and not wandb.api.api_key:
+        if mode == "online" and not _has_credentials():
             self._warn("W&B: no API key found (WANDB_API_KEY or 'wandb login'); recording offline instead")
             mode = "offline"
         return wandb.init(
@@ -58,6 +60,17 @@ class Tracker:
             self._run = None
             self._warn(f"W&B failed ({type(error).__name__}: {error}); metrics.jsonl goes on without it")
             return None
+
+
+def _has_credentials() -> bool:
+    """Whether W&B can log in without asking: with a key in the environment or one that 'wandb login' left."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(server) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _within(seconds: float, action: Callable[[], Any]) -> Any:

@@ -1,0 +1,136 @@
+"""Nothing bad reaches the weights, and what cannot go on ends in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scarce_cli import checkpoint
+from scarce_cli.engine.trainer import Trainer
+from scarce_cli.errors import Diverged, ResourceError
+from scarce_cli.runs import RunFolder, read_metrics
+
+
+def _spoil(toy: Any, kind: str, steps: range) -> None:
+    toy.hook = staticmethod(lambda step: kind if step in steps else None)
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    kind: str, toy: Any, make_job: Callable, listener: Any, same: Any
+) -> None:
+    """Neither weights nor optimizer, teacher or the BatchNorms' statistics see it, also at an epoch's end."""
+    _spoil(toy, kind, range(3, 6))
+    trainer = Trainer(make_job(), listener)
+    states = []
+    heard = listener.stepped
+
+    def stepped(report: Any) -> None:
+        heard(report)
+        state = trainer.state
+        parts = (state.method.state_dict(), state.optimizer.state_dict()["state"])
+        states.append(torch.utils._pytree.tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, parts))
+
+    listener.stepped = stepped
+    trainer.train()
+    for step in (4, 5, 6):
+        assert same(states[step - 1], states[2])
+    assert not same(states[6], states[5])
+    assert all(torch.isfinite(value).all() for value in states[-1][0].values())
+    assert (trainer.state.bad_steps, trainer.state.bad_in_a_row) == (3, 0)
+    assert [message.split(":")[0] for message in listener.all("warned")] == ["step 4", "step 5", "step 6"]
+    assert all("skipped (films f" in message for message in listener.all("warned"))
+    steps = [line for line in read_metrics(trainer.job.run.metrics) if line["kind"] == "step"]
+    assert [line["loss"] is None for line in steps] == [kind == "loss" and n in (3, 4, 5) for n in range(12)]
+    epochs = [line for line in read_metrics(trainer.job.run.metrics) if line["kind"] == "epoch"]
+    good = [line["loss"] for line in steps[:6] if line["loss"] is not None]
+    assert epochs[0]["loss"] == pytest.approx(sum(good) / len(good))
+    assert checkpoint.load_encoder(trainer.job.run.last).epoch == 2
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_ten_in_a_row_are_code_7_and_the_last_good_state_stays(kind: str, toy: Any, train: Callable) -> None:
+    run = RunFolder(Path("runs/a"))
+    _spoil(toy, kind, range(2, 11))
+    assert train("run.checkpoint_steps=2").trainer.state.bad_steps == 9  # nine are not ten
+    _spoil(toy, kind, range(2, 12))
+    with pytest.raises(Diverged, match=rf"10 steps in a row, at step 12; the last good state is {run.last}") as error:
+        train("run.checkpoint_steps=2")
+    assert "optimizer.lr" in error.value.remedy
+    assert error.value.exit_code == 7
+    for name, weights in checkpoint.load_encoder(run.last).state.items():
+        assert torch.isfinite(weights).all(), name
+    with pytest.raises(Diverged, match="nothing was saved yet in runs/b"):
+        train(out="runs/b")
+
+
+def test_fp16_halves_its_scale_and_below_one_is_code_7(toy: Any, make_job: Callable, listener: Any) -> None:
+    _spoil(toy, "gradient", range(1, 12))
+    trainer = Trainer(make_job("run.precision=fp16", "run.batch_size=2"), listener)
+    scale = trainer.state.scaler
+    scale.load_state_dict({**scale.state_dict(), "scale": 4.0})
+    before = []
+    toy.hook = staticmethod(lambda step: before.append(float(scale.get_scale())) or ("gradient" if step else None))
+    with pytest.raises(Diverged, match="the scale of the fp16 loss fell below 1") as error:
+        trainer.train()
+    assert before == [4.0, 4.0, 2.0, 1.0]
+    assert error.value.remedy == "--set run.precision=bf16"
+    assert trainer.state.bad_steps == 0
+
+
+def test_out_of_memory_is_code_8_with_the_batch_to_try(toy: Any, train: Callable, listener: Any) -> None:
+    def exhaust(step: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    toy.hook = staticmethod(exhaust)
+    with pytest.raises(ResourceError, match="the memory is used up at batch 8, 32 px") as error:
+        train(listener=listener)
+    assert "--set run.batch_size=4" in error.value.remedy
+    assert [kind for kind, _ in listener.heard] == ["started", "ended"]
+
+
+def _fail_saves(monkeypatch: pytest.MonkeyPatch, fail: Callable[[int], bool]) -> list[int]:
+    """Let the n-th save (from 1) fail as on a full disk where ``fail(n)``; the list counts them."""
+    calls, real = [0], checkpoint.save
+
+    def save(*arguments: Any, **more: Any) -> None:
+        calls[0] += 1
+        if fail(calls[0]):
+            raise ResourceError("the disk is full: cannot write it", "free some space")
+        real(*arguments, **more)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    return calls
+
+
+def test_a_save_that_fails_is_a_warning_and_the_third_in_a_row_ends_the_run(
+    train: Callable, listener: Any, saved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("run.checkpoint_steps=2", "run.snapshot_epochs=9")
+    _fail_saves(monkeypatch, lambda n: n in (2, 3, 5))
+    trained = train(*overrides)
+    assert trained.listener.all("warned") == ["not saved: the disk is full: cannot write it"] * 3
+    assert saved()["origin"]["step"] == 12
+    calls = _fail_saves(monkeypatch, lambda n: n > 1)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        train(*overrides, out="runs/b", listener=listener)
+    assert calls == [4]
+    assert len(listener.all("stepped")) == 8
+    assert saved("runs/b")["origin"]["step"] == 2
+
+
+def test_saves_come_after_so_many_steps_or_minutes(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for overrides, times in (
+        (("run.checkpoint_steps=5",), 3),  # after 5, 10 and at the end
+        (("run.checkpoint_steps=6",), 2),  # the second is the end: not twice
+        (("run.checkpoint_minutes=1.0e-9",), 12),
+        ((), 1),
+    ):
+        with monkeypatch.context() as patch:
+            calls = _fail_saves(patch, lambda n: False)
+            train(*overrides, "run.snapshot_epochs=9", out=f"runs/{times}{len(overrides)}")
+            assert calls == [times + 1]  # and the snapshot of the last epoch

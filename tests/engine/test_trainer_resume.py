@@ -1,0 +1,136 @@
+"""A run that is stopped and goes on is the same run, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scarce_cli import checkpoint
+from scarce_cli.errors import DamagedData
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch"), [(1, 12), (2, 24)], ids=["stopped in mid-epoch", "stopped at an epoch's end"]
+)
+def test_four_steps_are_two_and_a_stop_and_two_bit_for_bit(
+    epochs: int, batch: int, train: Any, stop: Any, saved: Any, lines: Any, same: Any
+) -> None:
+    """With SparK and the whole ResNet-18: weights, optimizer, progress and the log."""
+    overrides = (f"run.epochs={epochs}", f"run.batch_size={batch}", "schedule.warmup_epochs=0.5")
+    whole = train(*overrides, method="spark", out="runs/whole")
+    stop(2, *overrides, method="spark", out="runs/parts")
+    assert saved("runs/parts")["origin"]["step"] == 2
+    parts = train(*overrides, method="spark", out="runs/parts", resume=True)
+    assert parts.listener.heard[0] == ("started", (4, 2, whole.listener.all("started")[0][2]))
+    assert same(saved("runs/whole"), saved(parts.run.path))
+    assert lines("runs/whole") == lines(parts.run.path)
+    assert [line["step"] for line in lines("runs/whole") if line["kind"] == "step"] == [1, 2, 3, 4]
+    names = [path.name for path in whole.run.snapshots()]
+    assert [path.name for path in parts.run.snapshots()] == names
+    for name in names:
+        a, b = (checkpoint.load(run.path / "encoders" / name)[0] for run in (whole.run, parts.run))
+        assert same(a, b)
+
+
+@pytest.mark.parametrize(("optimizer", "stops"), [("adamw", (1, 3, 5, 6, 7, 10, 12)), ("sgd", (4, 6))])
+def test_a_stop_after_any_step_changes_nothing(
+    optimizer: str, stops: tuple[int, ...], train: Any, stop: Any, saved: Any, lines: Any, same: Any
+) -> None:
+    overrides = (f"optimizer.name={optimizer}", "optimizer.clip_norm=0.1", "run.log_steps=2")
+    train(*overrides, out="runs/whole")
+    for step in stops:
+        out = f"runs/{step}"
+        assert stop(step, *overrides, out=out).exit_code == 143
+        parts = train(*overrides, out=out, resume=True)
+        assert same(saved("runs/whole"), saved(parts.run.path)), step
+        assert lines("runs/whole") == lines(parts.run.path), step
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_replays_the_rest(
+    train: Any, toy: Any, saved: Any, lines: Any, same: Any
+) -> None:
+    train("run.checkpoint_steps=4", out="runs/whole")
+
+    def die(step: int) -> None:
+        if step == 7:
+            raise KeyboardInterrupt  # not by a signal: nothing is saved, as when the process is killed
+
+    toy.hook = staticmethod(die)
+    with pytest.raises(KeyboardInterrupt):
+        train("run.checkpoint_steps=4", out="runs/parts")
+    toy.hook = staticmethod(lambda step: None)
+    assert lines("runs/parts")[-1]["step"] == 7
+    parts = train("run.checkpoint_steps=4", out="runs/parts", resume=True)
+    assert parts.listener.all("started")[0][1] == 4
+    assert same(saved("runs/whole"), saved(parts.run.path))
+    assert lines("runs/whole") == lines(parts.run.path)
+
+
+def test_fp16_goes_through_the_loss_scaler_and_resumes_with_it(stop: Any, train: Any, saved: Any, same: Any) -> None:
+    """Few films and steps: without hardware for it, fp16 on the CPU is a hundred times slower."""
+    overrides = ("run.epochs=1", "run.batch_size=2")
+    stop(4, *overrides, out="runs/plain")
+    stop(4, *overrides, "run.precision=fp16", out="runs/whole")
+    stop(2, *overrides, "run.precision=fp16", out="runs/parts")
+    stop(4, *overrides, "run.precision=fp16", out="runs/parts", resume=True)
+    whole = saved("runs/whole")
+    assert same(whole, saved("runs/parts"))
+    assert whole["state"]["scaler"]["scale"] in (2.0**n for n in range(10, 17))
+    assert whole["state"]["bad_steps"] == 0
+    weights, plain = whole["state"]["method"]["head.weight"], saved("runs/plain")["state"]["method"]["head.weight"]
+    assert weights.dtype == torch.float32
+    assert not torch.equal(weights, plain)
+    torch.testing.assert_close(weights, plain, rtol=0, atol=5e-3)
+
+
+def test_a_run_that_is_done_resumes_to_nothing(train: Any, lines: Any) -> None:
+    done = train("run.checkpoint_steps=6")
+    files = {path: path.stat().st_mtime_ns for path in done.run.path.rglob("*.pt*")}
+    again = train("run.checkpoint_steps=6", resume=True)
+    assert again.listener.all("started")[0][:2] == (12, 12)
+    assert again.listener.all("stepped") == []
+    assert {path: path.stat().st_mtime_ns for path in done.run.path.rglob("*.pt*")} == files
+    assert lines()[-1]["step"] == 12
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_previous_one(train: Any, saved: Any, same: Any) -> None:
+    train("run.checkpoint_steps=5", out="runs/whole")
+    parts = train("run.checkpoint_steps=5")
+    data = bytearray(parts.run.last.read_bytes())
+    data[len(data) // 2] ^= 4
+    parts.run.last.write_bytes(data)
+    again = train("run.checkpoint_steps=5", resume=True)
+    (warning,) = again.listener.all("warned")
+    assert "runs/a/last.pt is damaged" in warning
+    assert "set aside as last.pt.damaged, going on from previous.pt" in warning
+    assert "\n" not in warning
+    assert again.run.last.with_name("last.pt.damaged").read_bytes() == data
+    assert again.listener.all("started")[0][1] == 10
+    assert same(saved("runs/whole"), saved(again.run.path))
+    for path in (again.run.last, again.run.previous):
+        path.write_bytes(b"PK")
+    with pytest.raises(DamagedData, match=r"runs/a/previous\.pt is damaged"):
+        train("run.checkpoint_steps=5", resume=True)
+    assert again.run.last.exists()
+
+
+def test_a_run_set_aside_and_stopped_at_once_still_goes_on(train: Any, stop: Any, saved: Any, same: Any) -> None:
+    """Killed after the damaged checkpoint was set aside and before the next save: there is no last.pt."""
+    train("run.checkpoint_steps=5", out="runs/whole")
+    stop(7, "run.checkpoint_steps=5")
+    Path("runs/a/last.pt").unlink()
+    again = train("run.checkpoint_steps=5", resume=True)
+    (warning,) = again.listener.all("warned")
+    assert warning == "runs/a/last.pt is missing: going on from previous.pt"
+    assert again.listener.all("started")[0][1] == 5
+    assert same(saved("runs/whole"), saved())
+
+
+def test_a_run_without_any_checkpoint_starts_from_the_beginning(train: Any, saved: Any, same: Any) -> None:
+    train(out="runs/whole")
+    again = train(resume=True)
+    assert again.listener.all("warned") == ["the run has no checkpoint yet: it starts from the beginning"]
+    assert same(saved("runs/whole"), saved())
