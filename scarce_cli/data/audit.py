@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -51,11 +52,21 @@ Square = npt.NDArray[np.uint8]
 
 def look_of(film: Square) -> str:
     """64 hexadecimal digits for a prepared film (H, W) without its border."""
-    edges = [np.arange(GRID) * length // GRID for length in film.shape]
-    sums = np.add.reduceat(np.add.reduceat(film, edges[0], axis=0, dtype=np.int64), edges[1], axis=1)
-    sizes = [np.maximum(np.diff(edge, append=length), 1) for edge, length in zip(edges, film.shape, strict=True)]
-    fields = sums / np.outer(*sizes)
+    (upright, tall), (across, wide) = (_fields(length) for length in film.shape)
+    sums = upright @ film.astype(np.float32) @ across.T  # whole numbers, exact in float32
+    fields = sums / (tall[:, None] * wide)
     return np.packbits(fields > np.median(fields)).tobytes().hex()
+
+
+@lru_cache(maxsize=64)
+def _fields(length: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """(GRID, length) ones where a sample belongs to a field, and how many samples each field has. A film
+    with fewer samples than fields lends some to several."""
+    edges = np.arange(GRID + 1) * length // GRID
+    starts, stops = edges[:-1], np.maximum(edges[1:], edges[:-1] + 1)
+    sample = np.arange(length)
+    member = (sample >= starts[:, None]) & (sample < stops[:, None])
+    return member.astype(np.float32), member.sum(axis=1).astype(np.float64)
 
 
 def _chest() -> npt.NDArray[np.float64]:

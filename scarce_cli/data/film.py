@@ -16,6 +16,7 @@ PIXELS_VERSION = 1  # raised whenever the same film and settings would give othe
 WINDOWS = ("percentile", "minmax")
 FITS = ("pad", "squash", "crop")
 TAIL = 0.005  # share of pixels cut off at either end by the percentile window
+ROWS = 256  # of a larger film every n-th row, at least so many, is enough to find the percentiles
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ class Settings:
 def window_of(pixels: npt.NDArray[Any], window: str) -> tuple[float, float]:
     """Raw values that become black and white: the extremes, or values with 0.5 % of the pixels beyond each.
 
-    The percentiles are values that occur in the film (no interpolation). Where they coincide (nearly all of
-    the film has one value) the extremes are taken instead.
+    The percentiles are values that occur in the film (no interpolation), taken over every n-th row where
+    there are more than 511. Where they coincide (nearly all of the film has one value) the extremes are
+    taken instead.
     """
     if window == "percentile":
-        low, high = _percentiles(pixels)
+        low, high = _percentiles(pixels[:: max(1, len(pixels) // ROWS)])
         if high > low:
             return low, high
     return float(pixels.min()), float(pixels.max())
@@ -83,12 +85,12 @@ def to_square(pixels: npt.NDArray[Any], low: float, high: float, settings: Setti
     if not high > low:
         return square
     if pixels.dtype.kind == "u":
-        cut = np.clip(pixels, pixels.dtype.type(low), pixels.dtype.type(high)).astype(np.float32)
         base, span = low, high - low
+        small, where = fit_to(pixels, low, high, settings.size, settings.fit)
     else:  # any range at all, even beyond what float32 can subtract
-        cut = ((np.clip(pixels, low, high).astype(np.float64) - low) / (high - low)).astype(np.float32)
+        share = (np.clip(pixels, low, high).astype(np.float64) - low) / (high - low)
         base, span = 0.0, 1.0
-    small, where = fit_to(cut, settings.size, settings.fit)
+        small, where = fit_to(share.astype(np.float32), 0.0, 1.0, settings.size, settings.fit)
     grey = (small - np.float32(base)) * np.float32(255.0 / span)
     square[where] = np.clip(np.rint(grey), 0, 255)
     return square

@@ -108,19 +108,24 @@ def as_stored(png: Png) -> bytes:
     """The same PNG with its data stored instead of compressed, and without chunks that pixels do not need."""
     raw = inflate(png)
     view = memoryview(raw)
-    pieces: list[bytes | memoryview] = [b"\x78\x01"]
+    data: list[bytes | memoryview] = [b"\x78\x01"]
     for start in range(0, len(raw), _STORED):
         block = view[start : start + _STORED]
         last = start + _STORED >= len(raw)
-        pieces += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
-    pieces.append(struct.pack(">I", deflate.adler32(raw)))
+        data += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    data.append(struct.pack(">I", deflate.adler32(raw)))
     header = struct.pack(">IIBBBBB", png.width, png.height, png.depth, png.colour, 0, 0, 0)
-    body = _chunk(b"IHDR", header), png.kept, _chunk(b"IDAT", b"".join(pieces)), _chunk(b"IEND", b"")
-    return SIGNATURE + b"".join(body)
+    body = (*_chunk(b"IHDR", [header]), png.kept, *_chunk(b"IDAT", data), *_chunk(b"IEND", []))
+    return b"".join((SIGNATURE, *body))
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", deflate.crc32(kind + content))))
+def _chunk(kind: bytes, content: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The pieces of a chunk, still apart, so that pixels are copied only once."""
+    checksum = deflate.crc32(kind)
+    for piece in content:
+        checksum = deflate.crc32(piece, checksum)
+    length = sum(map(len, content))
+    return [struct.pack(">I", length), kind, *content, struct.pack(">I", checksum)]
 
 
 def decode_16_bit(png: Png) -> npt.NDArray[np.uint16]:

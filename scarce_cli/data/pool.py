@@ -22,7 +22,14 @@ Result = TypeVar("Result")
 
 CHUNK = 16
 PATIENCE = 60.0
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# One thread of linear algebra per worker: the workers are the parallel part. And memory that a film has used
+# is kept for the next one: asking the system for it anew costs a fifth of the time.
+_ENVIRONMENT = {
+    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+    "MALLOC_TOP_PAD_": str(16 << 20),
+}
 
 
 class _Worker:
@@ -169,14 +176,13 @@ class Pool(Generic[Item, Result]):
 def context() -> multiprocessing.context.BaseContext:
     """Workers are forked from a clean server process that has imported what they need, once.
 
-    One thread of linear algebra per worker: the workers are the parallel part. A start method that the
-    caller has set is respected.
+    A start method that the caller has set is respected.
     """
     chosen = cast("str | None", multiprocessing.get_start_method(allow_none=True))
     if chosen is not None:
         return multiprocessing.get_context(chosen)
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
     try:
         method = multiprocessing.get_context("forkserver")
         method.set_forkserver_preload(["scarce_cli.data.preprocess"])

@@ -13,6 +13,7 @@ to sum one (Duchon, 1979).
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,11 +53,16 @@ def _bands(length: int, out: int, start: float, stop: float) -> tuple[Band, ...]
     return tuple(bands)
 
 
-def resample_rows(image: Float, out: int, start: float, stop: float) -> Float:
-    """(out, W) float32: the rows ``start..stop`` of ``image`` (H, W) resampled to ``out`` rows."""
+def resample_rows(image: npt.NDArray[Any], out: int, start: float, stop: float, low: float, high: float) -> Float:
+    """(out, W) float32: the rows ``start..stop`` of ``image`` (H, W) of any type, cut to ``low..high``.
+
+    Cutting and making floats is done band by band, where the values are still in the processor's cache.
+    """
     result = np.empty((out, image.shape[1]), dtype=np.float32)
+    least, most = image.dtype.type(low), image.dtype.type(high)
     for top, bottom, left, right, weights in _bands(image.shape[0], out, start, stop):
-        np.matmul(weights, image[left:right], out=result[top:bottom])
+        band = np.clip(image[left:right], least, most).astype(np.float32, copy=False)
+        np.matmul(weights, band, out=result[top:bottom])
     return result
 
 
@@ -80,16 +86,19 @@ def placement(height: int, width: int, size: int, fit: str) -> tuple[slice, slic
     return slice(starts[0], starts[0] + inner[0]), slice(starts[1], starts[1] + inner[1])
 
 
-def fit_to(image: Float, size: int, fit: str) -> tuple[Float, tuple[slice, slice]]:
-    """Resample ``image`` (H, W) float32 for a square of ``size``; returns it and where it lies in the square.
+def fit_to(image: npt.NDArray[Any], low: float, high: float, size: int, fit: str) -> tuple[Float, tuple[slice, slice]]:
+    """Cut ``image`` (H, W) to ``low..high`` and resample it for a square of ``size``; returns float32 values,
+    still in the film's own units, and where they lie in the square.
 
     ``pad`` keeps the aspect and leaves a border, ``squash`` fills the square with both axes scaled apart,
     ``crop`` keeps the aspect and takes the largest centred square. Values may overshoot the input's range.
     """
     height, width = image.shape
     where = placement(height, width, size, fit)
-    side = min(height, width) if fit == "crop" else 0
-    rows = ((height - side) / 2, (height + side) / 2) if side else (0.0, float(height))
-    columns = ((width - side) / 2, (width + side) / 2) if side else (0.0, float(width))
-    high, wide = (part.stop - part.start for part in where)
-    return resample_columns(resample_rows(image, high, *rows), wide, *columns), where
+    rows, columns = (0.0, float(height)), (0.0, float(width))
+    if fit == "crop":
+        side = min(height, width)
+        rows = (height - side) / 2, (height + side) / 2
+        columns = (width - side) / 2, (width + side) / 2
+    tall, wide = (part.stop - part.start for part in where)
+    return resample_columns(resample_rows(image, tall, *rows, low, high), wide, *columns), where

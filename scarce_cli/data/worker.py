@@ -75,12 +75,11 @@ def read_bytes(path: Path) -> bytes:
     """The whole file; BadFilm when it cannot be read or is too large to be a film."""
     try:
         with open(path, "rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
+            if os.fstat(handle.fileno()).st_size > MAX_BYTES:
+                raise BadFilm("larger than 1 GiB")
+            return handle.read()
     except OSError as error:
         raise BadFilm(f"cannot be read: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise BadFilm("larger than 1 GiB")
-    return data
 
 
 def skipped(source: Source, reason: str) -> Row:

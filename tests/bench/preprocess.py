@@ -26,7 +26,7 @@ from PIL import Image
 from scarce_cli.data.build import build_from_films
 from scarce_cli.data.decode import decode
 from scarce_cli.data.film import Settings, to_square, window_of
-from scarce_cli.data.pool import CHUNK, context
+from scarce_cli.data.pool import CHUNK
 from scarce_cli.data.preprocess import Request, preprocess
 from scarce_cli.data.resize import lanczos_matrix
 
@@ -88,7 +88,7 @@ def run_plain(films: Path, out: Path, workers: int) -> float:
     paths, rate, done = sorted(films.iterdir()), Rate(), 0
     size = max(1, min(CHUNK, len(paths) // (4 * workers)))
     chunks = [paths[at : at + size] for at in range(0, len(paths), size)]
-    with ProcessPoolExecutor(workers, context()) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         for count in pool.map(partial(plain, out), chunks):
             done += count
             rate(done)

@@ -57,6 +57,16 @@ def test_percentiles_are_values_of_the_film() -> None:
     assert window_of(odd, "percentile") == window_of(odd.astype(np.float32), "percentile")
 
 
+def test_percentiles_of_a_tall_film_come_from_every_nth_row() -> None:
+    pixels = np.random.default_rng(0).normal(30000, 5000, (1100, 90)).astype(np.uint16)
+    every = np.sort(pixels[::4].ravel())
+    tail = int(0.005 * (every.size - 1))
+    found = window_of(pixels, "percentile")
+    assert found == (every[tail], every[-1 - tail])
+    exact = np.quantile(pixels, [0.005, 0.995])
+    assert np.abs(exact - found).max() < 0.02 * (exact[1] - exact[0])
+
+
 def test_percentile_keeps_levels_that_a_burned_in_marker_would_take() -> None:
     """Why percentile is the default: with a marker, minmax leaves the lungs a quarter of the levels."""
     lungs = (slice(16, 48), slice(8, 56))

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scarce_cli.data.resize import fit_to, lanczos_matrix
+from scarce_cli.data import resize
+from scarce_cli.data.resize import lanczos_matrix
+
+
+def fit_to(image: np.ndarray, size: int, fit: str) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """Without cutting."""
+    return resize.fit_to(image, float(image.min()), float(image.max()), size, fit)
 
 
 def film(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -64,3 +70,10 @@ def test_fine_stripes_are_averaged_not_aliased() -> None:
 def test_unknown_fit() -> None:
     with pytest.raises(ValueError, match="pad, squash or crop"):
         fit_to(film(8, 8), 32, "stretch")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_values_are_cut_before_they_are_resampled(dtype: type) -> None:
+    image = (film(100, 80) / 16).astype(dtype)
+    cut = np.clip(image.astype(np.float32), 40, 200)
+    assert np.abs(resize.fit_to(image, 40, 200, 32, "squash")[0] - fit_to(cut, 32, "squash")[0]).max() < 1e-3
