@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarce_cli.errors import UsageError
+from scarce_cli.evaluation.geometry import dimension_std, l2_normalize, mean_pairwise_cosine
+from scarce_cli.evaluation.spectrum import effective_rank
 
 Verdict = Literal["healthy", "suspect", "collapsed"]
 
@@ -40,41 +42,6 @@ class CollapseMetrics:
     rank_cap: int  # min(N - 1, D): the rank cannot exceed it, whatever the encoder
 
 
-def l2_normalize(x_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of length 1, however long they were; a zero row stays zero."""
-    largest = np.abs(x_ND).max(axis=1, keepdims=True)
-    scaled = x_ND / np.where(largest > 0, largest, 1.0)  # so that no square underflows or overflows
-    norms = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return scaled / np.where(norms > 0, norms, 1.0)
-
-
-def mean_pairwise_cosine(unit_ND: NDArray[np.float64]) -> float:
-    """Exact mean cosine over all pairs i < j of unit rows, in O(N D).
-
-    The sum over all ordered pairs is the squared length of the sum of rows (Wang & Isola's alignment of
-    different films); the diagonal is taken off.
-    """
-    n = len(unit_ND)
-    total = float(np.square(unit_ND.sum(axis=0)).sum())
-    return (total - float(np.square(unit_ND).sum())) / (n * (n - 1))
-
-
-def effective_rank(x_ND: NDArray[np.floating]) -> float | None:
-    """exp of the entropy of the centred singular values over their sum (Roy & Vetterli, 2007).
-
-    None when the centred features are zero to rounding, that of the dtype they come in: their spectrum
-    would be noise.
-    """
-    x = np.asarray(x_ND, np.float64)
-    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
-    rounding = max(max(x.shape) * np.finfo(np.float64).eps, 16 * float(np.finfo(x_ND.dtype).eps))
-    if values[0] <= rounding * np.linalg.norm(x, ord="fro"):
-        return None
-    p = values / values.sum()
-    p = p[p > 0]
-    return float(np.exp(-(p * np.log(p)).sum()))
-
-
 def collapse_metrics(features_ND: NDArray[np.floating]) -> CollapseMetrics:
     """All metrics of one set of features, computed in float64.
 
@@ -88,7 +55,7 @@ def collapse_metrics(features_ND: NDArray[np.floating]) -> CollapseMetrics:
     if not np.isfinite(x).all():
         raise UsageError("the features are not finite", "use an older checkpoint")
     unit = l2_normalize(x)
-    std = float(unit.std(axis=0, ddof=1).mean())
+    std = float(dimension_std(unit).mean())
     return CollapseMetrics(
         films=n,
         dimensions=d,
@@ -103,7 +70,7 @@ def collapse_metrics(features_ND: NDArray[np.floating]) -> CollapseMetrics:
 def quick_metrics(embeddings_ND: Tensor) -> dict[str, float]:
     """The two cheap numbers for one batch during training: relative std and mean cosine."""
     unit = l2_normalize(embeddings_ND.double().cpu().numpy())
-    relative = float(unit.std(axis=0, ddof=1).mean()) * unit.shape[1] ** 0.5
+    relative = float(dimension_std(unit).mean()) * unit.shape[1] ** 0.5
     return {"relative_std": relative, "mean_cosine": mean_pairwise_cosine(unit)}
 
 
