@@ -163,7 +163,6 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
         with open(path, "rb") as handle:
             listed = _listed(path)
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            listed += _listed(path)
             if listed and digest not in listed:
                 if _was_replaced(path, handle):
                     return load(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
+import random
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import torch
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import EncoderInfo, digest_path, load, load_encoder, save
-from scarce_cli.errors import DamagedData, UnsafeInput, UsageError
+from scarce_cli.errors import DamagedData, ResourceError, UnsafeInput, UsageError
 from scarce_cli.files import sha256
 
 PATH = Path("a.pt")
@@ -214,3 +216,28 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
     load(PATH)
     with pytest.raises(DamagedData, match=r"a\.pt: the weights 'layer1\.0\.conv1\.weight' are not finite"):
         load_encoder(PATH)
+
+
+def test_a_file_that_may_not_be_read_is_code_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    _save({"w": torch.arange(100.0)})
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ResourceError, match=r"cannot read a\.pt: Permission denied"):
+        load(PATH)
+
+
+def test_any_bytes_in_place_of_a_checkpoint_give_a_message() -> None:
+    """Every part of the archive overwritten at random, without a digest: never a traceback."""
+    _save({"w": torch.arange(100.0)})
+    digest_path(PATH).unlink()
+    whole, rng = PATH.read_bytes(), random.Random(2)
+    for _ in range(200):
+        data = bytearray(whole)
+        place, length = rng.randrange(len(data)), rng.choice((1, 4, 40))
+        data[place : place + length] = rng.randbytes(length)
+        PATH.write_bytes(data)
+        with contextlib.suppress(DamagedData, UnsafeInput, UsageError):
+            load_encoder(PATH)

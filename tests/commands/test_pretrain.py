@@ -198,20 +198,30 @@ def test_a_second_run_in_the_same_folder_is_code_6(pretrain: Callable) -> None:
             assert "wait for it to end, or stop it" in result.err
 
 
-def test_one_that_was_quicker_is_not_overwritten(pretrain: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs start at once: the second finds the folder taken only after it has loaded torch."""
-    from scarce_cli.engine.trainer import Trainer
+@pytest.mark.parametrize("when", ["while torch is loaded", "before the lock"])
+def test_one_that_was_quicker_is_not_overwritten(
+    when: str, pretrain: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs start at once; the other takes the folder, and has ended, before this one locks it."""
+    from scarce_cli.runs import RunFolder
 
-    build = Trainer.__init__
+    place, name = (
+        (sys.modules["scarce_cli.commands.pretrain"], "_build") if when.startswith("while") else (RunFolder, "lock")
+    )
+    original = getattr(place, name)
 
-    def slow(self: Any, job: Any, observer: Any) -> None:
-        build(self, job, observer)
-        job.run.path.mkdir(parents=True)
-        job.run.settings.write_text("quicker")
+    def slower(*arguments: Any) -> Any:
+        settings = Path("runs/spark-smoke/settings.yaml")
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text("quicker")
+        return original(*arguments)
 
-    monkeypatch.setattr(Trainer, "__init__", slow)
-    assert pretrain(*TINY).code == 2
-    assert _files(Path()) == ["runs/spark-smoke/settings.yaml"]
+    monkeypatch.setattr(place, name, slower)
+    result = pretrain(*TINY)
+    assert result.code == 2
+    assert "the run folder runs/spark-smoke exists already" in result.err
+    assert Path("runs/spark-smoke/settings.yaml").read_text() == "quicker"
+    assert not Path("runs/spark-smoke/metrics.jsonl").exists()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(pretrain: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

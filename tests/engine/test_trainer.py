@@ -107,6 +107,19 @@ def test_gradients_are_clipped_as_the_recipe_says(train: Callable) -> None:
     assert float(length) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_fp16_gradients_are_clipped_after_the_scale_is_taken_off(toy: Any, make_job: Callable, listener: Any) -> None:
+    plain = ("optimizer.name=sgd", "optimizer.momentum=0.0", "optimizer.weight_decay=0.0", "optimizer.lr=1.0")
+    plain += ("schedule.warmup_epochs=0.0", "run.batch_size=2", "run.precision=fp16", "optimizer.clip_norm=0.01")
+    trainer = Trainer(make_job(*plain), listener)
+    trainer.state.scaler.load_state_dict({**trainer.state.scaler.state_dict(), "scale": 64.0})
+    before = [p.detach().clone() for p in trainer.state.method.parameters()]
+    toy.hook = staticmethod(lambda step: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        trainer.train()
+    moved = [(p.detach() - old).flatten() for p, old in zip(trainer.state.method.parameters(), before, strict=True)]
+    assert float(torch.cat(moved).double().norm()) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_fewer_films_than_a_batch_is_code_2(make_job: Callable, listener: Any) -> None:
     with pytest.raises(UsageError, match="the data set has 48 films, fewer than one batch of 49"):
         Trainer(make_job("run.batch_size=49"), listener)
