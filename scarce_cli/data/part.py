@@ -85,18 +85,10 @@ class Part:
         Readers of an older cache keep it; the index, renamed last, makes the new one valid.
         """
         shape = (len(places), self.size, self.size)
-        header = npy_header(shape)
-        if len(header) != self.offset:  # never, below some 10^40 films: the header is padded
-            raise ValueError("the header has another length")
+        per_block = max(1, BLOCK_BYTES // self.size**2)
         with open(self.path, "rb+") as handle:
-            for position, place in enumerate(places):
-                if place != position:
-                    os.pwrite(handle.fileno(), self.row(place).tobytes(), self.offset + position * self.size**2)
-            os.pwrite(handle.fileno(), header, 0)
-            handle.truncate(self.offset + len(places) * self.size**2)
-            os.fsync(handle.fileno())
+            self._settle(handle.fileno(), places, npy_header(shape))
             handle.seek(self.offset)
-            per_block = max(1, BLOCK_BYTES // self.size**2)
             blocks = [
                 xxhash.xxh3_64_hexdigest(handle.read(per_block * self.size**2))
                 for _ in range(0, len(places), per_block)
@@ -120,3 +112,13 @@ class Part:
             "order": list(names),
         }
         write_json(self.folder / INDEX, index, label="index")
+
+    def _settle(self, descriptor: int, places: Sequence[int], header: bytes) -> None:
+        """Bring each film to its position, write the header, cut what is left over, and sync."""
+        assert len(header) == self.offset  # it is padded, so that its length does not depend on the count
+        for position, place in enumerate(places):
+            if place != position:
+                os.pwrite(descriptor, self.row(place).tobytes(), self.offset + position * self.size**2)
+        os.pwrite(descriptor, header, 0)
+        os.ftruncate(descriptor, self.offset + len(places) * self.size**2)
+        os.fsync(descriptor)

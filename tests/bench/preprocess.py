@@ -29,6 +29,8 @@ from scarce_cli.data.film import Settings, to_square, window_of
 from scarce_cli.data.pool import CHUNK
 from scarce_cli.data.preprocess import Request, preprocess
 from scarce_cli.data.resize import lanczos_matrix
+from scarce_cli.data.sources import Source
+from scarce_cli.data.worker import WORK, Job, film_worker
 
 SIZE = 256
 
@@ -127,6 +129,31 @@ def compare_speed(name: str, films: Path, rounds: int, workers: int) -> None:
         print(f"  {way:26s} {median(values):7.1f} films/s   {median(ratios):5.2f} times ({spread})")
 
 
+def compare_processor_time(name: str, films: Path, rounds: int) -> None:
+    """Milliseconds of processor time per film in one process, by turns: hardly disturbed by other work."""
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place)
+        (out / "rows").write_bytes(bytes(SIZE**2))
+        (out / "images").mkdir()
+        (out / WORK).mkdir()
+        to_png = film_worker(Job(films, out, Settings(SIZE)))
+        to_row = film_worker(Job(films, out, Settings(SIZE), out / "rows"))
+        paths = sorted(films.iterdir())[:12]
+        times: dict[str, list[float]] = {"plain way": [], "scarce, PNG files": [], "scarce, straight to cache": []}
+        for _ in range(rounds):
+            for path in paths:
+                source = Source(path.name, 0, 0)
+                ways = (partial(plain, out, [path]), partial(to_png, (0, source)), partial(to_row, (0, source)))
+                for way, run in zip(times, ways, strict=True):
+                    started = time.process_time()
+                    run()
+                    times[way].append(time.process_time() - started)
+    print(f"\n{name}: processor time per film")
+    for way, values in times.items():
+        ratio = median(times["plain way"]) / median(values)
+        print(f"  {way:26s} {1e3 * median(values):7.1f} ms        {ratio:5.2f} times")
+
+
 def compare_error(films: Path) -> None:
     """Grey levels away from a float64 Lanczos of the stretched, unrounded film."""
     print("\nerror against float64 Lanczos, in grey levels (minmax window, squash)")
@@ -169,13 +196,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         large = make_films(Path(place) / "a", options.films, 12, 1024, 8)
         compare_speed("1024 x 1024, 8-bit PNG (drawn)", large, options.rounds, options.workers)
+        compare_processor_time("1024 x 1024, 8-bit PNG (drawn)", large, options.rounds)
         if options.real:
             (Path(place) / "r").mkdir()
             for number in range(options.films):
                 shutil.copy(options.real[number % len(options.real)], Path(place) / "r" / f"{number:04d}.png")
             compare_speed("1024 x 1024, 8-bit PNG (real)", Path(place) / "r", options.rounds, options.workers)
+            compare_processor_time("1024 x 1024, 8-bit PNG (real)", Path(place) / "r", options.rounds)
         huge = make_films(Path(place) / "b", max(options.films // 8, 12), 3, 2500, 16)
         compare_speed("2500 x 2500, 16-bit PNG (drawn)", huge, options.rounds, options.workers)
+        compare_processor_time("2500 x 2500, 16-bit PNG (drawn)", huge, options.rounds)
         few = make_films(Path(place) / "c", 1, 1, 1024, 8)
         draw_film(few / "0001 16 bit.png", 1024, 16, 1)
         compare_error(few)
