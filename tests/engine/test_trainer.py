@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from scarce_cli.engine import trainer as trainer_module
 from scarce_cli.engine.trainer import Trainer
 from scarce_cli.errors import Interrupted, Terminated, UsageError
 from scarce_cli.runs import RunFolder
@@ -94,6 +95,35 @@ def test_the_seed_fixes_the_run_and_the_weights_move(train: Callable, same: Any)
     assert not torch.equal(a.weights["teacher"], torch.zeros(4))
     torch.manual_seed(5)
     assert same(a.weights, train(out="runs/d").weights)
+
+
+def test_every_step_has_films_views_and_randomness_of_its_own(
+    train: Callable, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds, films, views = [], [], []
+    forward, load_films = toy.forward, trainer_module.load_films
+
+    def record(self: Any, given: Any, progress: Any, generator: torch.Generator) -> Any:
+        seeds.append(generator.initial_seed())
+        views.extend(float(view.image_BCHW[0].double().sum()) for view in given)
+        assert (progress.total_steps, progress.steps_per_epoch, progress.step) == (12, 6, len(seeds) - 1)
+        return forward(self, given, progress, generator)
+
+    def record_rows(cache: Any, rows: Any, device: torch.device) -> Any:
+        films.extend(rows.tolist())
+        return load_films(cache, rows, device)
+
+    monkeypatch.setattr(toy, "forward", record)
+    monkeypatch.setattr(trainer_module, "load_films", record_rows)
+    train()
+    assert len(set(seeds)) == 12
+    assert len(set(views)) == 24
+    assert sorted(films[:48]) == sorted(films[48:]) == list(range(48))
+    assert films[:48] != films[48:]
+    one = seeds.copy()
+    seeds.clear()
+    train("run.seed=1", out="runs/b")
+    assert not set(one) & set(seeds)
 
 
 def test_gradients_are_clipped_as_the_recipe_says(train: Callable) -> None:
