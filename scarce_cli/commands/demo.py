@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-_SIZE = 256  # px, of the films drawn
-_PREPARED = 128  # px, of the films prepared
+_SIZE = 128  # px, of the films drawn
+_PREPARED = 64  # px, of the films prepared
+_TEST_FRACTION = 0.4  # of the patients: few films, so a larger part is tested on than the probe's usual fifth
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("scarce-demo"),
-    films: Annotated[int, typer.Option(min=64, help="Films to draw; fewer are faster and prove less.")] = 800,
+    films: Annotated[int, typer.Option(min=64, help="Films to draw; fewer are faster and prove less.")] = 1200,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs to train. Default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the films and the training.")] = 0,
 ) -> None:
@@ -33,8 +34,8 @@ def demo(
     run = _walk(out, epochs, seed)
     places = {
         "films and labels": out / "phantoms",
-        "data set": out / "phantoms-128",
-        "cache": out / "phantoms-128" / "cache.npy",
+        "data set": out / f"phantoms-{_PREPARED}",
+        "cache": out / f"phantoms-{_PREPARED}" / "cache.npy",
         "run": run,
         "collapse report": run / "collapse.png",
         "few-shot table": run / "probe" / "probe.csv",
@@ -49,13 +50,18 @@ def demo(
 
 def _draw(out: Path, films: int, seed: int) -> None:
     from scarce_cli.commands.console import progress_bar
-    from scarce_cli.data.phantom import write_phantoms
+    from scarce_cli.data.phantom import BEDSIDE, write_phantoms
 
     _say(1, "drawing films")
     with progress_bar("films") as bar:
         task = bar.add_task("drawing", total=films, note="")
         write_phantoms(
-            out / "phantoms", count=films, seed=seed, size=_SIZE, on_film=lambda n: bar.update(task, completed=n)
+            out / "phantoms",
+            count=films,
+            seed=seed,
+            size=_SIZE,
+            style=BEDSIDE,
+            on_film=lambda done: bar.update(task, completed=done),
         )
 
 
@@ -78,8 +84,9 @@ def _walk(out: Path, epochs: int | None, seed: int) -> Path:
     pretrain("spark", preset="demo", data=data, out=run, settings=changed, seed=seed)
     _say(5, f"scarce monitor-collapse {run}")
     monitor_collapse(checkpoints=[run])
-    _say(6, f"scarce probe {run}/last.pt --labels {out}/phantoms/labels.csv")
-    probe(checkpoints=[run / "last.pt"], labels=out / "phantoms" / "labels.csv")
+    labels = out / "phantoms" / "labels.csv"
+    _say(6, f"scarce probe {run}/last.pt --labels {labels} --test-fraction {_TEST_FRACTION}")
+    probe(checkpoints=[run / "last.pt"], labels=labels, test_fraction=_TEST_FRACTION)
     _say(7, f"scarce visualize spark {run}/last.pt")
     visualize("spark", run / "last.pt")
     return run

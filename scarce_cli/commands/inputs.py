@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from scarce_cli.commands.console import stdout, warn
 
 if TYPE_CHECKING:
+    import torch
+
+    from scarce_cli.commands.pretrain import Device
     from scarce_cli.data.cache import Cache
 
 
@@ -30,6 +33,16 @@ def open_data(remembered: Mapping[str, Any], data: Path | None) -> Cache:
     if cache.digest != remembered["digest"]:
         warn(f"the films of {folder} are not those that the checkpoint was trained on")
     return cache
+
+
+def compute_device(wanted: Device | None) -> torch.device:
+    """The device asked for; the GPU if there is one and nothing was asked. Raises ResourceError."""
+    import torch
+
+    from scarce_cli.engine.device import find_device
+
+    name = wanted.value if wanted else "cuda" if torch.cuda.is_available() else "cpu"
+    return find_device(name, needs="--device cuda was given", fits_here="--device cpu")
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

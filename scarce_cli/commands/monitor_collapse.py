@@ -35,7 +35,7 @@ def monitor_collapse(
         typer.Option(help="Folder for collapse.json and collapse.png. Default: the checkpoint's."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes which films are drawn.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+    device: Annotated[Device | None, typer.Option(help="Where to compute. Default: the GPU if there is one.")] = None,
 ) -> None:
     """Measure how far films differ for an encoder, beside a random one. Exit code 9: collapsed."""
     from scarce_cli.checkpoint import load_encoder
@@ -86,16 +86,16 @@ def _by_run(saved: list[SavedEncoder]) -> dict[str, Run]:
     }
 
 
-def _measure(runs: dict[str, Run], cache: Cache, films: int, seed: int, device: Device) -> list[CollapseCurve]:
+def _measure(runs: dict[str, Run], cache: Cache, films: int, seed: int, device: Device | None) -> list[CollapseCurve]:
     import numpy as np
 
     from scarce_cli.commands.console import progress_bar
-    from scarce_cli.engine.device import find_device
+    from scarce_cli.commands.inputs import compute_device
     from scarce_cli.evaluation.collapse import collapse_metrics
     from scarce_cli.evaluation.features import extract_features, random_encoder, restore_encoder
     from scarce_cli.figures.curves import CollapseCurve
 
-    where = find_device(device.value, needs="--device cuda was given", fits_here="--device cpu")
+    where = compute_device(device)
     count = min(films, len(cache.names))
     rows = np.sort(np.random.default_rng(seed).permutation(len(cache.names))[:count])
     with progress_bar("films") as bar:

@@ -37,7 +37,7 @@ def probe(
     test_fraction: Annotated[
         float, typer.Option(min=0.05, max=0.95, help="Share of the patients that is only tested on.")
     ] = 0.2,
-    c: Annotated[float, typer.Option(help="Weight of the data in the logistic regression, above 0.")] = 1.0,
+    c: Annotated[float, typer.Option(help="Weight of the data in the logistic regression, above 0.")] = 100.0,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the split and the draws.")] = 0,
     data: Annotated[
         Path | None, typer.Option(help="Prepared data set. Default: the one the checkpoint was trained on.")
@@ -50,7 +50,7 @@ def probe(
         float,
         typer.Option(min=0, max=1, help="Share of the labels that may have no film, before exit code 3."),
     ] = 0.001,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+    device: Annotated[Device | None, typer.Option(help="Where to compute. Default: the GPU if there is one.")] = None,
 ) -> None:
     """Few-shot linear probe on frozen features, split by patient, against random initialisation."""
     from scarce_cli.data.labels import read_labels
@@ -143,16 +143,16 @@ def _evaluate(
     rows: Any,
     tasks: list[Task],
     settings: ProbeSettings,
-    device: Device,
+    device: Device | None,
 ) -> list[Score | Skipped]:
     import numpy as np
 
     from scarce_cli.commands.console import progress_bar
-    from scarce_cli.engine.device import find_device
+    from scarce_cli.commands.inputs import compute_device
     from scarce_cli.evaluation.features import extract_features, random_encoder, restore_encoder
     from scarce_cli.evaluation.probe import run_probe
 
-    where = find_device(device.value, needs="--device cuda was given", fits_here="--device cpu")
+    where = compute_device(device)
     encoders = {RANDOM: (random_encoder(saved[0]), saved[0])}
     for one in saved:
         encoders[_name(one, saved)] = (restore_encoder(one), one)

@@ -21,7 +21,7 @@ def visualize(
     ] = None,
     films: Annotated[int, typer.Option(min=1, max=64, help="Rows to draw.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the films and the masks.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+    device: Annotated[Device | None, typer.Option(help="Where to compute. Default: the GPU if there is one.")] = None,
 ) -> None:
     """Draw original, masked input, prediction and composite for a few films."""
     from scarce_cli.errors import UsageError
@@ -29,8 +29,7 @@ def visualize(
 
     check_name(method)
 
-    from scarce_cli.commands.inputs import open_data, say
-    from scarce_cli.engine.device import find_device
+    from scarce_cli.commands.inputs import compute_device, open_data, say
     from scarce_cli.engine.reconstruct import reconstruct_films
     from scarce_cli.engine.state import load_method
     from scarce_cli.figures.reconstruction import draw_reconstructions
@@ -42,7 +41,7 @@ def visualize(
             f"{checkpoint} was trained with {origin['method']}, not {method}",
             f"scarce visualize {origin['method']} {checkpoint}",
         )
-    where = find_device(device.value, needs="--device cuda was given", fits_here="--device cpu")
+    where = compute_device(device)
     rows = reconstruct_films(model, info, open_data(origin["data"], data), count=films, seed=seed, device=where)
     path = out or checkpoint.parent / "reconstructions.png"
     make_folder(path.parent)

@@ -8,7 +8,7 @@ patients.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from scarce_cli.data import phantom_film
 from scarce_cli.data.phantom_anatomy import Anatomy, chest, draw_anatomy
+from scarce_cli.data.phantom_film import Exposure
 from scarce_cli.data.phantom_findings import ADD
 from scarce_cli.data.phantom_vessels import vessel_map
 from scarce_cli.files import atomic_file, make_folder, write_text
@@ -29,6 +30,29 @@ _BLOCK = 10  # films of four patients, who have one, two, three and four of them
 
 
 @dataclass(frozen=True)
+class Style:
+    """What kind of collection the phantoms imitate."""
+
+    anatomy_spread: float = 1.0  # how different the patients are
+    pose_spread: float = 1.0  # and how they stand
+    exposure: Exposure = field(default_factory=Exposure)
+    finding_scale: float = 1.0  # size of the findings
+    prevalence: float = PREVALENCE
+
+
+VARIED = Style()
+# Films taken at the bedside: everybody lies alike, exposure and dose are all over the place, findings are advanced.
+# Low-order statistics say little there and structure much, which is where pretraining helps soonest.
+BEDSIDE = Style(
+    anatomy_spread=0.4,
+    pose_spread=0.3,
+    exposure=Exposure(contrast=(0.5, 1.6), curve=(0.45, 2.2), dose=(4.0, 100.0), tilt=0.15),
+    finding_scale=2.2,
+    prevalence=0.25,
+)
+
+
+@dataclass(frozen=True)
 class Phantom:
     """pixels: (size, size) uint16, air dark, part of the range used. findings: of FINDINGS, or empty."""
 
@@ -37,7 +61,9 @@ class Phantom:
     findings: frozenset[str]
 
 
-def draw_phantom(seed: int, index: int, *, size: int = 512, findings: frozenset[str] | None = None) -> Phantom:
+def draw_phantom(
+    seed: int, index: int, *, size: int = 512, findings: frozenset[str] | None = None, style: Style = VARIED
+) -> Phantom:
     """Film number ``index`` of the collection ``seed``: the same arguments give the same film.
 
     ``findings`` replaces the drawn ones. The findings' places, the exposure and the noise come from separate
@@ -45,23 +71,29 @@ def draw_phantom(seed: int, index: int, *, size: int = 512, findings: frozenset[
     """
     patient, _ = _patient_of(seed, index)
     if findings is None:
-        drawn = _source(seed, "findings", index).random(len(FINDINGS)) < PREVALENCE
+        drawn = _source(seed, "findings", index).random(len(FINDINGS)) < style.prevalence
         findings = frozenset(name for name, shown in zip(FINDINGS, drawn, strict=True) if shown)
-    anatomy = _anatomy(seed, patient)
-    pose = phantom_film.draw_pose(_source(seed, "pose", index))
+    anatomy = _anatomy(seed, patient, style.anatomy_spread)
+    pose = phantom_film.draw_pose(_source(seed, "pose", index), style.pose_spread)
     grid = min(size, _GRID)
     body = chest(anatomy, *pose.coordinates(grid))
     for name in FINDINGS:
         if name in findings:
-            ADD[name](anatomy, body, _source(seed, name, index))
+            ADD[name](anatomy, body, _source(seed, name, index), style.finding_scale)
     vessels = anatomy.vessels * vessel_map(anatomy.trunks_XYW, anatomy.twigs_XYW, pose.placer(grid), grid)
     attenuation = body.tissue - body.lung * body.depth * (anatomy.air - vessels)
-    pixels = phantom_film.expose(attenuation, size, _source(seed, "film", index))
+    pixels = phantom_film.expose(attenuation, size, _source(seed, "film", index), style.exposure)
     return Phantom(pixels, f"P{patient:04d}", findings)
 
 
 def write_phantoms(
-    folder: Path, *, count: int, seed: int, size: int = 512, on_film: Callable[[int], None] | None = None
+    folder: Path,
+    *,
+    count: int,
+    seed: int,
+    size: int = 512,
+    style: Style = VARIED,
+    on_film: Callable[[int], None] | None = None,
 ) -> None:
     """Draw films into ``folder/films/P0007/P0007_01.png`` and so on; describe them in ``folder/labels.csv``.
 
@@ -70,7 +102,7 @@ def write_phantoms(
     """
     rows = ["image,patient_id,findings"]
     for index in range(count):
-        film = draw_phantom(seed, index, size=size)
+        film = draw_phantom(seed, index, size=size, style=style)
         name = f"films/{film.patient}/{film.patient}_{_patient_of(seed, index)[1]:02d}.png"
         make_folder((folder / name).parent)
         with atomic_file(folder / name, durable=False, label="phantom") as handle:
@@ -97,5 +129,5 @@ def _patient_of(seed: int, index: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _anatomy(seed: int, patient: int) -> Anatomy:
-    return draw_anatomy(_source(seed, "anatomy", patient))
+def _anatomy(seed: int, patient: int, spread: float) -> Anatomy:
+    return draw_anatomy(_source(seed, "anatomy", patient), spread)

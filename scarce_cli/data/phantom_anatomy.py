@@ -69,9 +69,15 @@ _RANGES = {
 }
 
 
-def draw_anatomy(source: np.random.Generator) -> Anatomy:
-    """A patient drawn at random; every length and density is uniform in its range."""
-    value = {name: float(source.uniform(low, high)) for name, (low, high) in _RANGES.items()}
+def draw_anatomy(source: np.random.Generator, spread: float = 1.0) -> Anatomy:
+    """A patient drawn at random; every length and density is uniform in its range.
+
+    ``spread`` narrows the ranges about their middle: 0 makes everybody alike but for the vessels.
+    """
+    value = {
+        name: (low + high) / 2 + spread * (float(source.uniform(low, high)) - (low + high) / 2)
+        for name, (low, high) in _RANGES.items()
+    }
     value["dome_left"] += value["dome_right"]
     value["breast"], value["bubble"] = max(value["breast"], 0.0), max(value["bubble"], 0.0)
     levels = [vessel_tree(source, side, value["width"]) for side in (-1.0, 1.0)]

@@ -47,28 +47,40 @@ class Pose:
         return place
 
 
-def draw_pose(source: np.random.Generator) -> Pose:
-    """Slightly turned, off centre, nearer or farther."""
+@dataclass(frozen=True)
+class Exposure:
+    """Ranges from which each film's exposure is drawn."""
+
+    contrast: tuple[float, float] = (0.8, 1.25)  # factor of the attenuation (tube voltage)
+    curve: tuple[float, float] = (0.75, 1.35)  # exponent of the film's curve
+    dose: tuple[float, float] = (40.0, 110.0)  # signal over noise where little is absorbed
+    tilt: float = 0.05  # the beam is stronger on one side, at most by this
+
+
+def draw_pose(source: np.random.Generator, spread: float = 1.0) -> Pose:
+    """Slightly turned, off centre, nearer or farther; ``spread`` multiplies how much."""
     return Pose(
-        zoom=float(source.uniform(0.82, 0.98)),
-        turn=float(source.normal(0, 0.035)),
-        shift=(float(source.normal(0, 0.04)), float(source.normal(0, 0.05))),
+        zoom=0.90 + spread * (float(source.uniform(0.82, 0.98)) - 0.90),
+        turn=spread * float(source.normal(0, 0.035)),
+        shift=(spread * float(source.normal(0, 0.04)), spread * float(source.normal(0, 0.05))),
     )
 
 
-def expose(attenuation: Grid, size: int, source: np.random.Generator) -> NDArray[np.uint16]:
+def expose(attenuation: Grid, size: int, source: np.random.Generator, exposure: Exposure) -> NDArray[np.uint16]:
     """The film of an attenuation: (size, size) uint16.
 
     Contrast (tube voltage) and curve vary; quantum noise grows with attenuation and shrinks with the dose;
     the detector blurs a little; some films have a collimator's border and a side marker.
     """
-    contrast, curve = source.uniform(0.8, 1.25), source.uniform(0.75, 1.35)
+    contrast, curve = _log_uniform(source, exposure.contrast), _log_uniform(source, exposure.curve)
     level, span = source.uniform(300, 3000), source.uniform(9_000, 24_000)
-    dose = source.uniform(40, 110)
-    tilt = source.uniform(-0.05, 0.05, 2)
+    dose = _log_uniform(source, exposure.dose)
+    tilt = source.uniform(-exposure.tilt, exposure.tilt, 2)
     dense = np.clip(attenuation, 0, 1.6) * np.float32(contrast) + uneven(len(attenuation), *tilt)
+    dense = np.maximum(dense, np.float32(1e-3))
     ideal = np.float32(span) * dense ** np.float32(curve) + np.float32(level)
-    spread = np.float32(span / dose) * dense ** np.float32(curve - 1) * np.exp(np.float32(0.9) * dense)
+    steep = np.minimum(dense ** np.float32(curve - 1), 4)  # how much a quantum counts on the film
+    spread = np.float32(span / dose) * steep * np.exp(np.float32(0.9) * dense)
     film = enlarge(ideal, size)
     film += enlarge(spread, size) * source.standard_normal((size, size), dtype=np.float32)
     film = smooth(film, source.uniform(0.05, 0.22))
@@ -77,6 +89,10 @@ def expose(attenuation: Grid, size: int, source: np.random.Generator) -> NDArray
     if source.random() < 0.6:
         mark(film, source, level + span * 1.7)
     return np.clip(np.rint(film), 0, 65_535).astype(np.uint16)
+
+
+def _log_uniform(source: np.random.Generator, limits: tuple[float, float]) -> float:
+    return float(np.exp(source.uniform(*np.log(limits))))
 
 
 def enlarge(image: Grid, size: int) -> Grid:
