@@ -239,11 +239,19 @@ def test_a_folder_that_cannot_be_written(run: Path, tmp_path: Path, scarce: Scar
     assert str(tmp_path / "file") in done.err
 
 
-def test_the_table_fits_80_columns(run: Path, scarce: Scarce, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "stdout", lambda: Console(width=80))
+@pytest.mark.parametrize("width", [80, 36])
+def test_the_table_fits_the_terminal_and_cuts_nothing(
+    run: Path, scarce: Scarce, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(console, "stdout", lambda: Console(width=width))
     monkeypatch.setattr(inputs, "stdout", console.stdout)
-    done = scarce("monitor-collapse", run)
+    done = scarce("monitor-collapse", run / "last.pt")
     assert done.code == 0, done.err
-    lines = [line for line in done.out.splitlines() if not line.startswith(("Written", str(run)))]
-    assert max(map(len, lines)) <= 80
-    assert "…" not in done.out
+    table = done.out.partition("features\n")[2].partition("Verdict")[0]
+    assert 0 < max(map(len, table.splitlines())) <= width
+    assert "…" not in table
+    (one,) = result(run)["runs"]
+    rows = [one["random_initialisation"], *one["checkpoints"]]
+    shown = "".join(f"{r['relative_std']:.3f}{r['mean_cosine']:.4f}{r['effective_rank']:.1f}47" for r in rows)
+    shown += str(one["checkpoints"][0]["epoch"])
+    assert {d: table.count(d) for d in "0123456789"} == {d: shown.count(d) for d in "0123456789"}

@@ -21,14 +21,12 @@ from scarce_cli.evaluation.probe import (
     Skipped,
     Task,
     draw_supports,
-    in_test_part,
     make_task,
     run_probe,
 )
 
 STEADY = settings(max_examples=50, deadline=None, derandomize=True)
 QUICK = ProbeSettings(shots=(1, 5), draws=5, resamples=100, test_fraction=0.4)
-NAMES = st.text(min_size=1, max_size=6)
 
 
 def some_films(count: int = 120, per_patient: int = 2, seed: int = 0) -> Films:
@@ -59,41 +57,6 @@ def scores(
 ) -> list[Score]:
     results = run_probe([make_task(films, "nodule", negative, settings)], features, settings)
     return [row for row in results if isinstance(row, Score)]
-
-
-@STEADY
-@given(
-    patients=st.lists(NAMES, min_size=1, max_size=40),
-    fraction=st.floats(0.05, 0.95),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_a_patient_is_never_in_both_parts(patients: list[str], fraction: float, seed: int) -> None:
-    test = in_test_part(patients, fraction, seed)
-    assert test.dtype == bool
-    for patient in set(patients):
-        assert len({bool(side) for name, side in zip(patients, test, strict=True) if name == patient}) == 1
-
-
-@STEADY
-@given(st.lists(NAMES, min_size=1, max_size=20), st.lists(NAMES, max_size=20), st.integers(0, 100))
-def test_more_films_move_nobody(patients: list[str], more: list[str], seed: int) -> None:
-    before, after = in_test_part(patients, 0.3, seed), in_test_part([*more, *patients], 0.3, seed)
-    assert (after[len(more) :] == before).all()
-
-
-def test_the_share_of_test_patients_is_the_one_asked_for() -> None:
-    names = [f"{n:08d}_000" for n in range(5000)]
-    for fraction in (0.1, 0.2, 0.5):
-        assert in_test_part(names, fraction, 0).mean() == pytest.approx(fraction, abs=0.02)
-
-
-def test_another_seed_is_another_split() -> None:
-    """Two patients tested together once are together again no more often than by chance."""
-    names = [f"{n:05d}" for n in range(400)]
-    sides = np.array([in_test_part(names, 0.2, seed) for seed in range(60)], float)
-    together = np.corrcoef(sides.T)[np.triu_indices(400, 1)]
-    assert np.abs(together).max() < 0.8
-    assert together.std() == pytest.approx(60**-0.5, rel=0.1)
 
 
 def test_the_split_is_the_same_for_every_finding() -> None:

@@ -108,13 +108,18 @@ class Training:
 Start = Callable[..., Training]
 
 
-@pytest.fixture(params=[*BUILT, "fake"])
-def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every built method, and the fake one put into the table."""
+@pytest.fixture
+def fake_in_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake method, in a module of its own, with its line in the table."""
     module = types.ModuleType("a_method_of_the_tests")
     module.Fake = Fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(TABLE, "fake", f"{module.__name__}:Fake")
+
+
+@pytest.fixture(params=[*BUILT, "fake"])
+def name(request: pytest.FixtureRequest, fake_in_table: None) -> str:
+    """Every built method, and the fake one."""
     return str(request.param)
 
 
@@ -225,15 +230,12 @@ def test_every_shipped_preset_fits_the_method(built: str) -> None:
 
 
 @pytest.fixture
-def fake_run(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scarce: Callable) -> Path:
+def fake_run(dataset: Path, tmp_path: Path, fake_in_table: None, scarce: Callable) -> Path:
     """A run of the fake method through the command line."""
-    module = types.ModuleType("a_method_of_the_tests")
-    module.Fake = Fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(TABLE, "fake", f"{module.__name__}:Fake")
     smoke = (Path(__file__).parents[2] / "presets" / "smoke" / "spark.yaml").read_text()
     Path("mine.yaml").write_text(smoke.partition("method:")[0] + "method:\n  scale: 2.0\n")
-    done = scarce("pretrain", "fake", "--preset", "mine.yaml", "--data", dataset, "--out", "run")
+    options = ("--data", dataset, "--out", "run", "--set", "run.epochs=1")
+    done = scarce("pretrain", "fake", "--preset", "mine.yaml", *options)
     assert done.code == 0, done.err
     return tmp_path / "run"
 
