@@ -85,12 +85,12 @@ def _fail(message: str, remedy: str, code: int) -> NoReturn:
     """One message on stderr, in colour where there is a terminal, and the exit code."""
     from rich.markup import escape
 
-    from scarce_cli.commands.console import stderr
+    from scarce_cli.commands.console import harmless, stderr
 
     console = stderr()
-    console.print(f"[bold red]scarce:[/bold red] {escape(message)}", soft_wrap=True, highlight=False)
+    console.print(f"[bold red]scarce:[/bold red] {escape(harmless(message))}", soft_wrap=True, highlight=False)
     if remedy:
-        console.print(f"[bold]What to do:[/bold] {escape(remedy)}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]What to do:[/bold] {escape(harmless(remedy))}", soft_wrap=True, highlight=False)
     raise typer.Exit(code)
 
 

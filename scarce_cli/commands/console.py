@@ -26,11 +26,21 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """Print a result on stdout as it is: no markup, no colours, no line breaks of our own."""
+    stdout().print(harmless(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def harmless(text: str) -> str:
+    """``text`` without what a terminal would obey: control characters and bytes that are not UTF-8 as ``\\x1b``."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def warn(message: str) -> None:
     """One line on stderr that something is not as it should be, while work goes on."""
     from rich.markup import escape
 
-    stderr().print(f"[yellow]warning:[/yellow] {escape(message)}", soft_wrap=True, highlight=False)
+    stderr().print(f"[yellow]warning:[/yellow] {escape(harmless(message))}", soft_wrap=True, highlight=False)
 
 
 def progress_bar(unit: str) -> Progress:

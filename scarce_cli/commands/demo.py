@@ -24,7 +24,7 @@ def demo(
     The films are phantoms: chest-like drawings with four findings, 16 bits, several films of each patient. They
     show that the path works on this machine, and that pretrained features find more than random ones.
     """
-    from scarce_cli.commands.console import stdout
+    from scarce_cli.commands.console import say
     from scarce_cli.errors import UsageError
 
     if out.exists():
@@ -42,10 +42,9 @@ def demo(
         "learning curves": run / "probe" / "probe.png",
         "reconstructions": run / "reconstructions.png",
     }
-    console = stdout()
-    console.print(f"\n[bold]Done in {time.monotonic() - started:.0f} s.[/bold] What there is:", highlight=False)
+    say(f"\nDone in {time.monotonic() - started:.0f} s. What there is:")
     for what, path in places.items():
-        console.print(f"  {what:17} {path}", highlight=False, markup=False, soft_wrap=True)
+        say(f"  {what:17} {path}")
 
 
 def _draw(out: Path, films: int, seed: int) -> None:
@@ -93,6 +92,6 @@ def _walk(out: Path, epochs: int | None, seed: int) -> Path:
 
 
 def _say(number: int, what: str) -> None:
-    from scarce_cli.commands.console import stdout
+    from scarce_cli.commands.console import say
 
-    stdout().print(f"\n[bold]{number}/7[/bold] {what}", highlight=False, soft_wrap=True)
+    say(f"\n{number}/7 {what}")

@@ -1,4 +1,4 @@
-"""What evaluation commands share: the data set behind a checkpoint, and how results are printed."""
+"""What evaluation commands share: the data set behind a checkpoint, the device, tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scarce_cli.commands.console import stdout, warn
+from scarce_cli.commands.console import harmless, say, stdout, warn
 
 if TYPE_CHECKING:
     import torch
@@ -60,13 +60,3 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         result.add_row(*(Text(harmless(cell)) for cell in row))
     stdout().print(result)
-
-
-def say(text: str) -> None:
-    """Print a result on stdout as it is: no markup, no colours, no line breaks of our own."""
-    stdout().print(harmless(text), markup=False, highlight=False, soft_wrap=True)
-
-
-def harmless(text: str) -> str:
-    """``text`` without what a terminal would obey: control characters and bytes that are not UTF-8 as ``\\x1b``."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

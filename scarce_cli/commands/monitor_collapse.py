@@ -118,7 +118,8 @@ def _measure(runs: dict[str, Run], cache: Cache, films: int, seed: int, device: 
 
 
 def _report(runs: dict[str, Run], curves: list[CollapseCurve], folder: Path) -> None:
-    from scarce_cli.commands.inputs import say, table
+    from scarce_cli.commands.console import say
+    from scarce_cli.commands.inputs import table
     from scarce_cli.evaluation.collapse import verdict
     from scarce_cli.figures.curves import draw_collapse
     from scarce_cli.files import write_json

@@ -133,9 +133,8 @@ def _record(run: RunFolder, preset: Preset, trainer: Trainer) -> None:
 
 
 def _say_what_is_next(run: RunFolder, method: str) -> None:
-    from scarce_cli.commands.console import stdout
+    from scarce_cli.commands.console import say
 
-    console = stdout()
-    console.print(f"[bold]Done.[/bold] Checkpoint: {run.last}", highlight=False, soft_wrap=True)
+    say(f"Done. Checkpoint: {run.last}")
     for command in ("monitor-collapse {}", "probe {} --labels labels.csv", f"visualize {method} {{}}"):
-        console.print(f"  scarce {command.format(run.last)}", highlight=False, soft_wrap=True)
+        say(f"  scarce {command.format(run.last)}")

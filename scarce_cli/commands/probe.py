@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 _WORTH_TRYING = 5  # films with and without, in training and test, before a finding is tried unasked
-_HEALTHY = {"no finding", "normal", "healthy"}
 
 
 def probe(
@@ -117,13 +116,14 @@ def _join(table: Any, cache: Cache, max_bad: float) -> tuple[Films, Any]:
 
 
 def _choose(films: Films, wanted: list[str], negative: str | None, settings: ProbeSettings) -> list[Task]:
+    from scarce_cli.data.labels import NORMAL
     from scarce_cli.errors import UsageError
     from scarce_cli.evaluation.probe import make_task
 
     if wanted:
         return [make_task(films, name, negative, settings) for name in wanted]
     names = sorted({name for findings in films.findings for name in findings})
-    candidates = [name for name in names if name.lower() not in _HEALTHY and name != negative]
+    candidates = [name for name in names if name.casefold() not in NORMAL and name != negative]
     tasks = [make_task(films, name, negative, settings) for name in candidates]
     tasks = [task for task in tasks if _is_worth_trying(task)]
     if not tasks:

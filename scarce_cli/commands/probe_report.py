@@ -28,7 +28,7 @@ def report(
     folder: Path,
 ) -> None:
     """Print the tables; write probe.json, probe.csv and (where there is anything to draw) probe.png."""
-    from scarce_cli.commands.inputs import say
+    from scarce_cli.commands.console import say
     from scarce_cli.evaluation.probe import Score
     from scarce_cli.figures.curves import draw_learning_curves
     from scarce_cli.files import make_folder, write_json, write_text
@@ -72,8 +72,8 @@ def as_csv(scores: Sequence[Score]) -> str:
 
 def _print_tables(scores: Sequence[Score], settings: ProbeSettings) -> None:
     """One table for each finding; in 80 columns five numbers of shots stand side by side, more below."""
-    from scarce_cli.commands.console import stdout
-    from scarce_cli.commands.inputs import say, table
+    from scarce_cli.commands.console import say, stdout
+    from scarce_cli.commands.inputs import table
 
     say(
         f"\nAUC on the films of test patients, mean ± sd of {settings.draws} draws; below it what is\n"

@@ -29,7 +29,8 @@ def visualize(
 
     check_name(method)
 
-    from scarce_cli.commands.inputs import compute_device, open_data, say
+    from scarce_cli.commands.console import say
+    from scarce_cli.commands.inputs import compute_device, open_data
     from scarce_cli.engine.reconstruct import reconstruct_films
     from scarce_cli.engine.state import load_method
     from scarce_cli.figures.reconstruction import draw_reconstructions

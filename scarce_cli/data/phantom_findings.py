@@ -28,7 +28,8 @@ def add_effusion(patient: Anatomy, chest: Chest, source: np.random.Generator, sc
     side = source.choice([-1.0, 1.0])
     height = scale * source.uniform(0.16, 0.42)
     across = np.clip((chest.x - 0.10) / (patient.width - 0.10), 0, 1)
-    border = patient.angle - height * across * across - 0.03
+    level = 0.03 + 0.15 * (scale - 1) * height  # a large one also rises over the dome
+    border = patient.angle - height * across * across - level
     fluid = soft(chest.v - border.astype(np.float32), 0.09) * (side * chest.u > 0)
     chest.lung[...] *= 1 - np.float32(source.uniform(0.85, 1.0)) * fluid
 

@@ -63,9 +63,7 @@ def test_the_steps_come_in_the_order_of_the_listing(monkeypatch: pytest.MonkeyPa
     seen = []
     for name in ("warp", "jitter", "blur", "noise"):
         function = getattr(augment, name)
-        monkeypatch.setattr(
-            augment, name, lambda *a, _f=function, _n=name: (seen.append(_n), _f(*a))[1]
-        )
+        monkeypatch.setattr(augment, name, lambda *a, _f=function, _n=name: (seen.append(_n), _f(*a))[1])
     make_view(smooth_films(4, 256), PUBLISHED, draw(films=np.arange(4)), size=64, mean=0.5, std=0.25)
     assert seen == ["warp", "jitter", "blur", "noise"]
 
