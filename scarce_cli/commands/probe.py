@@ -37,6 +37,12 @@ def probe(
         float, typer.Option(min=0.05, max=0.95, help="Share of the patients that is only tested on.")
     ] = 0.2,
     c: Annotated[float, typer.Option(help="Weight of the data in the logistic regression, above 0.")] = 100.0,
+    stage: Annotated[
+        int,
+        typer.Option(
+            min=1, max=4, help="Stage of the ResNet to take features from, random ones too; published: the last."
+        ),
+    ] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the split and the draws.")] = 0,
     data: Annotated[
         Path | None, typer.Option(help="Prepared data set. Default: the one the checkpoint was trained on.")
@@ -55,7 +61,7 @@ def probe(
     from scarce_cli.data.labels import read_labels
 
     table = read_labels(labels)
-    settings = _settings(shots, draws, c, test_fraction, seed)
+    settings = _settings(shots, draws, c, test_fraction, stage, seed)
 
     from scarce_cli.checkpoint import load_encoder
     from scarce_cli.commands.inputs import open_data
@@ -69,7 +75,7 @@ def probe(
     report(results, saved, settings, labels, out or checkpoints[0].parent / "probe")
 
 
-def _settings(shots: str, draws: int, c: float, test_fraction: float, seed: int) -> ProbeSettings:
+def _settings(shots: str, draws: int, c: float, test_fraction: float, stage: int, seed: int) -> ProbeSettings:
     from scarce_cli.errors import UsageError
     from scarce_cli.evaluation.probe import ProbeSettings
 
@@ -81,7 +87,7 @@ def _settings(shots: str, draws: int, c: float, test_fraction: float, seed: int)
         raise UsageError(f"--shots {shots}: not whole numbers from 1", "for example --shots 1,5,10")
     if not c > 0:
         raise UsageError(f"--c {c}: must be above 0", "for example --c 1")
-    return ProbeSettings(shots=numbers, draws=draws, c=c, test_fraction=test_fraction, seed=seed)
+    return ProbeSettings(shots=numbers, draws=draws, c=c, test_fraction=test_fraction, stage=stage, seed=seed)
 
 
 def _join(table: Any, cache: Cache, max_bad: float) -> tuple[Films, Any]:
@@ -162,7 +168,13 @@ def _evaluate(
         reading = bar.add_task("features", total=len(used) * len(encoders), note="")
         for name, (encoder, origin) in encoders.items():
             part = extract_features(
-                encoder, origin.info, cache, rows[used], where, on_films=lambda n: bar.advance(reading, n)
+                encoder,
+                origin.info,
+                cache,
+                rows[used],
+                where,
+                stage=settings.stage,
+                on_films=lambda n: bar.advance(reading, n),
             )
             features[name] = np.zeros((len(rows), part.shape[1]), np.float32)
             features[name][used] = part

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scarce_cli.checkpoint import SavedEncoder
     from scarce_cli.evaluation.probe import ProbeSettings, Score, Skipped
 
+_LAST_STAGE = 4
 _NAME, _CELL = 15, 13  # characters of a table's first column, and of each further one with its gap
 _COLUMNS = (
     *("finding", "negative", "initialisation", "shots", "auc", "sd", "low", "high"),
@@ -75,9 +76,10 @@ def _print_tables(scores: Sequence[Score], settings: ProbeSettings) -> None:
     from scarce_cli.commands.console import say, stdout
     from scarce_cli.commands.inputs import table
 
+    where = "" if settings.stage == _LAST_STAGE else f" Features of stage {settings.stage}."
     say(
         f"\nAUC on the films of test patients, mean ± sd of {settings.draws} draws; below it what is\n"
-        "gained over random initialisation, with its 95 % interval."
+        f"gained over random initialisation, with its 95 % interval.{where}"
     )
     fits = max(1, (stdout().width - _NAME) // _CELL)
     for finding, negative in dict.fromkeys((s.finding, s.negative) for s in scores):

@@ -52,6 +52,7 @@ def extract_features(
     rows: NDArray[np.int64],
     device: torch.device,
     *,
+    stage: int = 4,
     batch_size: int = 64,
     on_films: Callable[[int], None] = lambda count: None,
 ) -> NDArray[np.float32]:
@@ -59,6 +60,7 @@ def extract_features(
 
     Args:
         encoder: in evaluation mode.
+        stage: 1 to 4, whose output is averaged over space; published results use the last.
 
     Raises:
         DamagedData: a feature is not finite: the weights are, but too large.
@@ -67,7 +69,7 @@ def extract_features(
     parts = []
     for films in iterate_films(cache, rows, batch_size, device):
         views = whole_films(films, size=info.size, mean=info.mean, std=info.std)
-        parts.append(encoder(views.to(memory_format=torch.channels_last)).float().cpu().numpy())
+        parts.append(encoder(views.to(memory_format=torch.channels_last), stage).float().cpu().numpy())
         on_films(len(films))
     features = np.concatenate(parts)
     if not np.isfinite(features).all():

@@ -41,6 +41,7 @@ class ProbeSettings:
     c: float = 100.0
     test_fraction: float = 0.2  # of patients
     seed: int = 0
+    stage: int = 4  # of the encoder, 1 to 4, whose output is the feature vector
     resamples: int = 500  # of the bootstrap behind every interval
 
 

@@ -46,9 +46,9 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
             maps.append(x)
         return maps
 
-    def forward(self, x_B1HW: Tensor) -> Tensor:
-        """Feature vectors (B, D): the mean of the last stage over space."""
-        return self.stages(x_B1HW)[-1].mean(dim=(2, 3))
+    def forward(self, x_B1HW: Tensor, stage: int = 4) -> Tensor:
+        """Feature vectors (B, D): the mean over space of a stage's output, of the last one by default."""
+        return self.stages(x_B1HW)[stage - 1].mean(dim=(2, 3))
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):

@@ -108,3 +108,13 @@ def test_weights_that_overflow_are_reported(cache: Cache) -> None:
         encoder.conv1.weight.fill_(1e38)
     with pytest.raises(DamagedData, match="not finite"):
         extract_features(encoder, INFO, cache, np.arange(2), CPU)
+
+
+def test_an_earlier_stage_gives_its_own_features(dataset: Path) -> None:
+    cache, info = open_cache(dataset), EncoderInfo("resnet18", 32, 0.5, 0.25)
+    encoder = build_encoder("resnet18", seed=0).eval()
+    rows, device = np.arange(4), torch.device("cpu")
+    widths = [extract_features(encoder, info, cache, rows, device, stage=n).shape for n in (1, 2, 3, 4)]
+    assert widths == [(4, 64), (4, 128), (4, 256), (4, 512)]
+    last = extract_features(encoder, info, cache, rows, device)
+    assert np.array_equal(last, extract_features(encoder, info, cache, rows, device, stage=4))
