@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -25,11 +26,11 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except ScarceError as error:
             if ctx.params.get("debug"):
-                raise
+                traceback.print_exc()
             _fail(error.message, error.remedy, error.exit_code)
         except KeyboardInterrupt as interrupt:
             name, code = ("SIGTERM", 143) if isinstance(interrupt, Terminated) else ("Ctrl-C", 130)
-            _fail(f"stopped by {name}", "", code)
+            _fail(f"stopped by {name}", "nothing was left half-written: run the same command again", code)
         except (typer.Exit, typer.Abort, SystemExit):
             raise
         except BrokenPipeError:

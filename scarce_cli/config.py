@@ -29,11 +29,11 @@ class RunSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # fixes order, views, masks and initial weights
     device: Literal["cuda", "cpu"] = "cuda"
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # of the forward pass; weights stay float32
-    gpu_memory: NotNegative = 0.0  # GiB the recipe needs on the card; 0: none
+    gpu_memory: NotNegative = 0.0  # GiB the recipe needs on the card, for the message where there is none; 0: not said
     checkpoint_minutes: Positive = 10.0  # wall time between two saves
     checkpoint_steps: Count = 500  # steps between two saves, whichever comes first
     snapshot_epochs: Count = 10  # an encoder is kept apart every so many epochs, for the collapse curve
-    log_steps: Count = 10  # steps between two lines of metrics.jsonl
+    log_steps: Count = 1  # steps between two lines of metrics.jsonl
 
 
 class ModelSettings(Settings):
@@ -108,3 +108,10 @@ class RunConfig(Settings):
     augment: AugmentSettings = AugmentSettings()
     optimizer: OptimizerSettings
     schedule: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _blur_fits(self) -> RunConfig:
+        half = self.augment.blur_kernel[1] // 2
+        if half >= self.data.size:  # edges are mirrored, so the kernel must find that many pixels
+            raise ValueError(f"augment.blur_kernel is too large for data.size {self.data.size}")
+        return self

@@ -28,7 +28,11 @@ def _section(name: str, command: Any, example: str) -> str:
         if parameter.name == "help":
             continue
         shown = parameter.opts[-1] if parameter.opts[0].startswith("-") else parameter.name.upper()
-        default = "" if parameter.default in (None, False, ...) else f" [{_plain(parameter.default)}]"
+        default = (
+            ""
+            if parameter.default is None or parameter.default is False or parameter.default == ""
+            else f" [{_plain(parameter.default)}]"
+        )
         text = (parameter.help or "").replace("|", r"\|")
         lines.append(f"| `{shown}` | {text}{default if 'Default' not in text else ''} |")
     return "\n".join([*lines, ""])

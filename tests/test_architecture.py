@@ -39,8 +39,9 @@ def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     assert _loaded_by(command, "--help") == set()
 
 
-def test_a_wrong_setting_is_answered_without_torch() -> None:
-    assert "torch" not in _loaded_by("pretrain", "spark", "--preset", "smoke", "--set", "run.epoch=1")
+@pytest.mark.parametrize("wrong", ["run.epoch=1", "method.patc=8", "method.patch=1e-3"])
+def test_a_wrong_setting_is_answered_without_torch(wrong: str) -> None:
+    assert "torch" not in _loaded_by("pretrain", "spark", "--preset", "smoke", "--set", wrong)
 
 
 @pytest.mark.parametrize("command", [name for name, _, _ in TABLE])
@@ -68,6 +69,7 @@ def test_a_probe_imports_no_method_and_methods_do_not_import_each_other() -> Non
     for path in (PACKAGE / "methods").glob("[a-z]*.py"):
         others = {f"scarce_cli.methods.{p.stem}" for p in path.parent.glob("[a-z]*.py")} - {
             "scarce_cli.methods.base",
+            "scarce_cli.methods.settings",
             f"scarce_cli.methods.{path.stem}",
         }
         assert not _imports(path) & others, path

@@ -62,8 +62,10 @@ def test_debug_shows_the_traceback(scarce: Callable, monkeypatch: pytest.MonkeyP
         raise UsageError("wrong", "right it")
 
     monkeypatch.setattr(typer.core.TyperGroup, "invoke", fail)
-    with pytest.raises(UsageError):
-        scarce("--debug", "pretrain", "spark")
+    result = scarce("--debug", "pretrain", "spark")
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert "scarce: wrong" in result.err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

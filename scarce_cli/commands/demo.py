@@ -27,13 +27,19 @@ def demo(
     better than random ones. Hernias they find worse: two minutes are no pretraining.
     """
     from scarce_cli.commands.console import say
-    from scarce_cli.errors import UsageError
+    from scarce_cli.errors import Interrupted, UsageError
 
+    again = f"remove {out} and run the demo again"
     if out.exists():
         raise UsageError(f"{out} exists already", f"remove it, or name another folder: scarce demo --out {out}-2")
     started = time.monotonic()
-    _draw(out, films, seed)
-    run = _walk(out, epochs, seed)
+    try:
+        _draw(out, films, seed)
+        run = _walk(out, epochs, seed)
+    except KeyboardInterrupt as signal:
+        raise Interrupted.by(signal, f"the demo was stopped; what it had made is in {out}", again) from None
+    except Interrupted as stopped:
+        raise Interrupted(stopped.message, again, exit_code=stopped.exit_code) from None
     places = {
         "films and labels": out / "phantoms",
         "data set": out / f"phantoms-{_PREPARED}",
@@ -80,8 +86,9 @@ def _walk(out: Path, epochs: int | None, seed: int) -> Path:
     preprocess(src=out / "phantoms" / "films", size=_PREPARED, out=data)
     _say(3, f"scarce cache {data}")
     cache(dataset=data)
-    _say(4, f"scarce pretrain spark --preset demo --data {data} --out {run}")
     changed = [] if epochs is None else [f"run.epochs={epochs}"]
+    options = "".join(f" --set {change}" for change in changed)
+    _say(4, f"scarce pretrain spark --preset demo --seed {seed}{options} --data {data} --out {run}")
     pretrain("spark", preset="demo", data=data, out=run, settings=changed, seed=seed)
     _say(5, f"scarce monitor-collapse {run}")
     monitor_collapse(checkpoints=[run])

@@ -42,7 +42,7 @@ def compute_device(wanted: Device | None) -> torch.device:
     from scarce_cli.engine.device import find_device
 
     name = wanted.value if wanted else "cuda" if torch.cuda.is_available() else "cpu"
-    return find_device(name, needs="--device cuda was given", fits_here="--device cpu")
+    return find_device(name, needs="--device cuda was given", remedy="leave out --device, or --device cpu")
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

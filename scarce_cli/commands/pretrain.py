@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from scarce_cli.config import RunConfig
+    from scarce_cli.config import RunConfig, Settings
     from scarce_cli.data.cache import Cache
     from scarce_cli.engine.trainer import Trainer
     from scarce_cli.presets import Preset
@@ -33,7 +33,9 @@ class Wandb(StrEnum):
 
 def pretrain(
     method: Annotated[str, typer.Argument(help="spark (moco, barlow and dino are still to come).")],
-    preset: Annotated[str, typer.Option(help="A shipped recipe (l4, cpu, smoke) or the path of a YAML file.")] = "l4",
+    preset: Annotated[
+        str, typer.Option(help="A shipped recipe (l4, cpu, demo, smoke) or the path of a YAML file.")
+    ] = "l4",
     data: Annotated[Path | None, typer.Option(help="Prepared data set. Default: the one in this folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/METHOD-PRESET.")] = None,
     settings: Annotated[
@@ -67,17 +69,20 @@ def run_pretraining(
     from scarce_cli.config import RunConfig
     from scarce_cli.data.cache import find_dataset, open_cache
     from scarce_cli.data.order import steps_per_epoch
+    from scarce_cli.methods.settings import SETTINGS
     from scarce_cli.presets import validate
     from scarce_cli.runs import check_empty, check_new_run, existing_run, new_run
 
     config = validate(preset, RunConfig)
+    method_settings = validate(preset, SETTINGS[preset.method], ("method",))
+    config = config.model_copy(update={"method": method_settings.model_dump(mode="json")})
     cache = open_cache(find_dataset(Path(), data))
     steps_per_epoch(len(cache.names), config.run.batch_size)
     if resume:
         existing_run(out)
     else:
         check_new_run(out)
-    trainer = _build(preset, config, cache, out, resume, wandb)
+    trainer = _build(preset, config, method_settings, cache, out, resume, wandb)
     run = existing_run(out) if resume else new_run(out)
     with run.lock():
         if not resume:
@@ -87,27 +92,34 @@ def run_pretraining(
     _say_what_is_next(run, preset.method)
 
 
-def _build(preset: Preset, config: RunConfig, cache: Cache, out: Path, resume: bool, wandb: Wandb) -> Trainer:
+def _build(
+    preset: Preset,
+    config: RunConfig,
+    method_settings: Settings,
+    cache: Cache,
+    out: Path,
+    resume: bool,
+    wandb: Wandb,
+) -> Trainer:
     from scarce_cli.commands.console import stderr
 
     with stderr().status("loading torch"):
-        from scarce_cli.commands.training_view import TrainingView
         from scarce_cli.engine.device import find_device
+
+        # First: a machine without the GPU that the recipe needs should hear of it before the rest is loaded.
+        device = find_device(
+            config.run.device,
+            needs=_needs(preset, config),
+            remedy=f"on this machine: scarce pretrain {preset.method} --preset cpu; or insist with --device cpu",
+        )
+        from scarce_cli.commands.training_view import TrainingView
         from scarce_cli.engine.job import Job
         from scarce_cli.engine.state import Identity
         from scarce_cli.engine.trainer import Trainer
         from scarce_cli.methods import method_class
-        from scarce_cli.presets import validate
         from scarce_cli.runs import RunFolder
 
     kind = method_class(preset.method)
-    method_settings = validate(preset, kind.settings_type, ("method",))
-    config = config.model_copy(update={"method": method_settings.model_dump(mode="json")})
-    device = find_device(
-        config.run.device,
-        needs=_needs(preset, config),
-        fits_here=f"scarce pretrain {preset.method} --preset cpu",
-    )
     identity = Identity(preset.method, preset.name, config, cache)
     job = Job(identity, kind, method_settings, RunFolder(out), device, resume, wandb.value)
     return Trainer(job, TrainingView(job))

@@ -68,11 +68,25 @@ def probe(
     from scarce_cli.commands.probe_report import report
 
     saved = [load_encoder(path) for path in checkpoints]
+    _check_alike(saved)
     cache = open_data(saved[0].data, data)
     films, rows = _join(table, cache, max_bad)
     tasks = _choose(films, finding or [], negative, settings)
     results = _evaluate(saved, cache, films, rows, tasks, settings, device)
     report(results, saved, settings, labels, out or checkpoints[0].parent / "probe")
+
+
+def _check_alike(saved: list[SavedEncoder]) -> None:
+    """All are compared with one random initialisation, so they must be of one architecture and size."""
+    from scarce_cli.errors import UsageError
+
+    for one in saved[1:]:
+        if (one.info, one.seed) != (saved[0].info, saved[0].seed):
+            raise UsageError(
+                f"{one.path} ({one.info.backbone}, {one.info.size} px, seed {one.seed}) and {saved[0].path} "
+                f"({saved[0].info.backbone}, {saved[0].info.size} px, seed {saved[0].seed}) did not start alike",
+                "probe them one by one: each has a random initialisation of its own",
+            )
 
 
 def _settings(shots: str, draws: int, c: float, test_fraction: float, stage: int, seed: int) -> ProbeSettings:

@@ -14,12 +14,12 @@ from scarce_cli.errors import ResourceError
 Precision = Literal["bf16", "fp16", "fp32"]
 
 
-def find_device(wanted: str, *, needs: str, fits_here: str) -> torch.device:
+def find_device(wanted: str, *, needs: str, remedy: str) -> torch.device:
     """The torch device, or a message at once.
 
     Args:
         needs: what the recipe needs, in words.
-        fits_here: the command that fits a machine without CUDA.
+        remedy: what to do on a machine without CUDA.
 
     Raises:
         ResourceError: CUDA is wanted and not there.
@@ -31,7 +31,7 @@ def find_device(wanted: str, *, needs: str, fits_here: str) -> torch.device:
     build = "built for CUDA" if torch.version.cuda else "built without CUDA"
     raise ResourceError(
         f"no CUDA device here (torch {torch.__version__}, {build}, found the CPU only); {needs}",
-        f"on this machine: {fits_here}; or insist with --device cpu",
+        remedy,
     )
 
 

@@ -19,7 +19,7 @@ from scarce_cli.methods.base import Method
 
 @runtime_checkable
 class Reconstructing(Protocol):
-    """A method that masks films and paints them: see `scarce_cli.methods.base`."""
+    """What a method offers that masks films and paints them."""
 
     def reconstruct(self, images_BCHW: Tensor, generator: torch.Generator) -> Any:
         """``visible_B1FF`` bool, ``prediction_BCHW`` float32 and ``patch`` in px."""

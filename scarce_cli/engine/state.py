@@ -200,13 +200,18 @@ def load_method(path: Path) -> tuple[Method, EncoderInfo, Mapping[str, Any]]:
 
     Raises:
         UsageError: the checkpoint holds an encoder only, or its weights do not fit.
+        DamagedData, UnsafeInput: as `checkpoint.load_encoder`.
     """
+    saved = checkpoint.load_encoder(path)  # checks what it holds, tensor by tensor
     payload, _ = checkpoint.load(path)
     if payload["state"] is None:
         raise UsageError(f"{path} holds an encoder only", "name the run's last.pt")
-    origin, info = payload["origin"], EncoderInfo(**payload["info"])
-    kind = method_class(origin["method"])
-    settings = kind.settings_type.model_validate_json(json.dumps(origin["settings"]["method"]))
-    method = kind.build(build_encoder(info.backbone, seed=0), settings, info.size)  # type: ignore[arg-type]
-    _load_weights(method, payload["state"]["method"], path)
-    return method.eval(), info, origin
+    kind = method_class(saved.method)
+    try:
+        settings = kind.settings_type.model_validate_json(json.dumps(payload["origin"]["settings"]["method"]))
+        weights = payload["state"]["method"]
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{path} is not a checkpoint of this version of scarce", "pretrain again") from None
+    method = kind.build(build_encoder(saved.info.backbone, seed=0), settings, saved.info.size)  # type: ignore[arg-type]
+    _load_weights(method, weights, path)
+    return method.eval(), saved.info, payload["origin"]

@@ -60,7 +60,8 @@ class Method(nn.Module, ABC):
     """A self-supervised method around an encoder.
 
     The encoder that evaluation should use is `evaluation_encoder`; it is saved apart from the rest, so
-    nothing downstream needs the method.
+    nothing downstream needs the method. A method that can paint what it does not see offers ``reconstruct``
+    as well: see `scarce_cli.engine.reconstruct.Reconstructing`.
     """
 
     settings_type: ClassVar[type[Settings]]

@@ -11,30 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from scarce_cli.config import AugmentSettings, Count, Settings
+from scarce_cli.config import AugmentSettings, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.errors import UsageError
 from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.methods.settings import SparKSettings
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.models.unet import UNetDecoder
 
 _EPS = 1e-6  # inside the root, as official
-
-
-class SparKSettings(Settings):
-    """SparK's own settings."""
-
-    masking: Literal["input"] = "input"  # patches zeroed in the input (part 4 of the series)
-    patch: Count = 32  # px, side of a patch; the view's side is a multiple of it
-    mask_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.60  # share of patches hidden
-    decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 256  # channels of the U-Net
 
 
 @dataclass(frozen=True)

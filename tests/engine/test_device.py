@@ -18,13 +18,13 @@ def _config(*overrides: str) -> RunConfig:
 
 
 def test_the_cpu_is_always_there() -> None:
-    assert find_device("cpu", needs="x", fits_here="y") == CPU
+    assert find_device("cpu", needs="x", remedy="y") == CPU
 
 
 def test_without_cuda_the_message_says_what_was_found_needed_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ResourceError) as error:
-        find_device("cuda", needs="the recipe l4 needs an NVIDIA GPU with 24 GiB", fits_here="scarce --preset cpu")
+        find_device("cuda", needs="the recipe l4 needs an NVIDIA GPU with 24 GiB", remedy="scarce --preset cpu")
     assert error.value.message.startswith(f"no CUDA device here (torch {torch.__version__}, built ")
     assert "found the CPU only" in error.value.message
     assert error.value.message.endswith("the recipe l4 needs an NVIDIA GPU with 24 GiB")
@@ -34,7 +34,7 @@ def test_without_cuda_the_message_says_what_was_found_needed_and_fits(monkeypatc
 def test_the_current_cuda_device_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    assert find_device("cuda", needs="", fits_here="") == torch.device("cuda", 1)
+    assert find_device("cuda", needs="", remedy="") == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize(
