@@ -20,11 +20,11 @@ def demo(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs to train. Default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the films and the training.")] = 0,
 ) -> None:
-    """Do it all in about two minutes: draw films, prepare, cache, pretrain SparK, monitor, probe, visualize.
+    """Do it all in two to three minutes: draw films, prepare, cache, pretrain SparK, monitor, probe, visualize.
 
     The films are phantoms: chest-like drawings with four findings, 16 bits, several films of each patient. They
-    show that the path works on this machine, and that with 20 to 50 films pretrained features find an effusion
-    better than random ones. Hernias they find worse: two minutes are no pretraining.
+    show that the path works on this machine, and that with 50 films pretrained features find an effusion better
+    than random ones. The README says what was chosen for it, and what is not found.
     """
     from scarce_cli.commands.console import say
     from scarce_cli.errors import Interrupted, UsageError
