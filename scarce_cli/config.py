@@ -75,6 +75,7 @@ class DataSettings(Settings):
     """What the network sees."""
 
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]  # px, side of a view
+    cache: Literal["mmap", "ram"] = "mmap"  # ram: copied into shared memory first, for disks too slow to page from
     mean: Fraction = 0.518  # grey value taken off, films in [0, 1] (NIH ChestX-ray14)
     std: Positive = 0.254  # grey value divided by
 

@@ -69,12 +69,12 @@ def run_pretraining(
     from scarce_cli.config import RunConfig
     from scarce_cli.data.cache import find_dataset, open_cache
     from scarce_cli.data.order import steps_per_epoch
-    from scarce_cli.methods.settings import SETTINGS
+    from scarce_cli.methods import settings_class
     from scarce_cli.presets import validate
     from scarce_cli.runs import check_empty, check_new_run, existing_run, new_run
 
     config = validate(preset, RunConfig)
-    method_settings = validate(preset, SETTINGS[preset.method], ("method",))
+    method_settings = validate(preset, settings_class(preset.method), ("method",))
     config = config.model_copy(update={"method": method_settings.model_dump(mode="json")})
     cache = open_cache(find_dataset(Path(), data))
     steps_per_epoch(len(cache.names), config.run.batch_size)
@@ -82,6 +82,8 @@ def run_pretraining(
         existing_run(out)
     else:
         check_new_run(out)
+    if config.data.cache == "ram":
+        cache = _held(cache)
     trainer = _build(preset, config, method_settings, cache, out, resume, wandb)
     run = existing_run(out) if resume else new_run(out)
     with run.lock():
@@ -90,6 +92,16 @@ def run_pretraining(
             _record(run, preset, trainer)
         trainer.train()
     _say_what_is_next(run, preset.method)
+
+
+def _held(cache: Cache) -> Cache:
+    from scarce_cli.commands.console import warn
+    from scarce_cli.data.memory import hold_in_memory
+
+    held, reason = hold_in_memory(cache)
+    if reason:
+        warn(reason)
+    return held
 
 
 def _build(

@@ -24,6 +24,7 @@ from scarce_cli.runs import RunFolder
 
 # These say where and how often, not what is learned; they may differ on resume.
 _FREE = {
+    ("data", "cache"),
     ("run", "device"),
     ("run", "gpu_memory"),
     ("run", "checkpoint_minutes"),

@@ -9,6 +9,7 @@ from scarce_cli.errors import UsageError
 from scarce_cli.presets import nearest
 
 if TYPE_CHECKING:
+    from scarce_cli.config import Settings
     from scarce_cli.methods.base import Method
 
 # Name -> "module:class". None: the recipe is written down (presets/), the method is not built yet.
@@ -35,3 +36,10 @@ def method_class(name: str) -> type[Method]:
     module, _, attribute = str(TABLE[name]).partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found
+
+
+def settings_class(name: str) -> type[Settings]:
+    """The class of a method's own settings: without loading torch where it stands in ``methods/settings.py``."""
+    from scarce_cli.methods.settings import SETTINGS
+
+    return SETTINGS.get(name) or method_class(name).settings_type

@@ -286,3 +286,10 @@ def test_a_real_process_stopped_by_a_signal_goes_on_to_the_same_weights(
         range(1, 13)
     )
     assert not [name for name in _files(run) if "scarce-tmp" in name]
+
+
+def test_films_held_in_memory_give_the_same_weights(pretrain: Callable) -> None:
+    for cache in ("mmap", "ram"):
+        assert pretrain(*TINY, "--set", f"data.cache={cache}", "--out", f"runs/{cache}").code == 0
+    mapped, held = (checkpoint.load_encoder(Path(f"runs/{cache}/last.pt")).state for cache in ("mmap", "ram"))
+    assert all(torch.equal(mapped[name], held[name]) for name in mapped)

@@ -28,7 +28,7 @@ def test_without_cuda_the_message_says_what_was_found_needed_and_fits(monkeypatc
     assert error.value.message.startswith(f"no CUDA device here (torch {torch.__version__}, built ")
     assert "found the CPU only" in error.value.message
     assert error.value.message.endswith("the recipe l4 needs an NVIDIA GPU with 24 GiB")
-    assert error.value.remedy == "on this machine: scarce --preset cpu; or insist with --device cpu"
+    assert error.value.remedy == "scarce --preset cpu"
 
 
 def test_the_current_cuda_device_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
