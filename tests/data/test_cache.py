@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,8 @@ def test_gather(built: Path) -> None:
             gather(cache, np.array(wrong))
 
 
-def test_opening_takes_the_same_time_and_memory_for_a_hundred_times_the_films(tmp_path: Path, built: Path) -> None:
-    """A sparse file of 30 GiB opens as fast as one of 9 KiB."""
+def test_opening_maps_a_cache_far_larger_than_the_memory(tmp_path: Path, built: Path) -> None:
+    """A sparse file of 30 GiB: mapped, not read."""
     index = json.loads((built / "cache.json").read_text())
     count = 500_000
     path = built / "cache.npy"
@@ -79,10 +78,9 @@ def test_opening_takes_the_same_time_and_memory_for_a_hundred_times_the_films(tm
     index["settings"]["size"] = 256
     (built / "cache.json").write_text(json.dumps(index))
     edit(built / "dataset.json", lambda value: value["settings"].update(size=256))
-    started = time.perf_counter()
     cache = open_cache(built)
-    assert time.perf_counter() - started < 5
     assert cache.images.shape == (count, 256, 256)
+    assert isinstance(cache.images, np.memmap)
     assert not cache.images[count - 1].any()
 
 

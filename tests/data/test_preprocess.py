@@ -239,12 +239,10 @@ def test_p2_a_signal_ends_with_one_line_and_keeps_what_is_done(
         if done >= 20:
             raise signal
 
-    started = time.monotonic()
     with pytest.raises(Interrupted, match=r"stopped: \d+ of 40 films done") as error:
         preprocess(request(films), stop)
     assert error.value.exit_code == code
     assert "run the same command again" in error.value.remedy
-    assert time.monotonic() - started < 3
     assert not multiprocessing.active_children()
     assert 0 < preprocess(request(films)).new <= 20
 

@@ -104,12 +104,10 @@ def test_without_a_key_it_records_offline_and_never_asks(
 def test_what_fails_or_hangs_is_one_warning_and_no_more_calls(where: str, how: Callable, fake: Fake) -> None:
     fake.fails[where] = how
     warnings: list[str] = []
-    started = time.monotonic()
     tracker = Tracker("offline", Path("a"), {}, warnings.append)
     for step in (1, 2, 3):
         tracker.log({"loss": 1.0}, step)
     tracker.finish()
-    assert time.monotonic() - started < 0.9
     (warning,) = warnings
     reason = "ConnectionError: no network" if how is _fail else "TimeoutError: no answer within 0.2 s"
     assert warning == f"W&B failed ({reason}); metrics.jsonl goes on without it"
