@@ -228,7 +228,11 @@ def _load_tensors(path: Path, handle: IO[bytes]) -> dict[str, Any]:
 def load_encoder(path: Path) -> SavedEncoder:
     """Read the encoder and its origin from any checkpoint of scarce. Raises as `load`, and DamagedData
     naming the first tensor that holds NaN or infinity."""
-    payload, digest = load(path)
+    return encoder_of(*load(path), path)
+
+
+def encoder_of(payload: Mapping[str, Any], digest: str, path: Path) -> SavedEncoder:
+    """The encoder and origin of what `load` read from ``path``. Raises as `load_encoder`."""
     state, origin = payload["encoder"], payload["origin"]
     try:
         for name, tensor in state.items():

@@ -17,7 +17,7 @@ import shutil
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -224,11 +224,3 @@ def folder_lock(folder: Path, what: str, *, shared: bool = False, name: str = ".
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
-
-
-def call_or_resource_error(path: Path, action: Callable[[], Any]) -> Any:
-    """Run ``action``; an OSError on ``path`` becomes the user's message."""
-    try:
-        return action()
-    except OSError as error:
-        raise as_resource_error(error, path) from error

@@ -203,8 +203,8 @@ def load_method(path: Path) -> tuple[Method, EncoderInfo, Mapping[str, Any]]:
         UsageError: the checkpoint holds an encoder only, or its weights do not fit.
         DamagedData, UnsafeInput: as `checkpoint.load_encoder`.
     """
-    saved = checkpoint.load_encoder(path)  # checks what it holds, tensor by tensor
-    payload, _ = checkpoint.load(path)
+    payload, digest = checkpoint.load(path)
+    saved = checkpoint.encoder_of(payload, digest, path)  # checks what it holds, tensor by tensor
     if payload["state"] is None:
         raise UsageError(f"{path} holds an encoder only", "name the run's last.pt")
     kind = method_class(saved.method)
