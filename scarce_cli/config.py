@@ -40,6 +40,7 @@ class ModelSettings(Settings):
     """The backbone: a ResNet with one input channel and torchvision's parameter names."""
 
     backbone: Literal["resnet18", "resnet50"]
+    init: str = ""  # file of weights to start from (torchvision's, or a checkpoint's); empty: drawn by the seed
     gradient_checkpointing: bool = False  # by stage: less memory, one more forward pass
 
 
@@ -83,20 +84,25 @@ class DataSettings(Settings):
 class OptimizerSettings(Settings):
     """The optimizer; biases and norm parameters are not decayed unless ``decay_all``."""
 
-    name: Literal["adamw", "sgd"]
+    name: Literal["adamw", "sgd", "lars", "lamb"]
     lr: Positive  # peak, for the batch size given
+    lr_1d: NotNegative = 0.0  # lars only: peak for biases and norm parameters; 0: the same
     weight_decay: NotNegative
-    momentum: Fraction = 0.9  # sgd only
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # adamw only
+    final_weight_decay: NotNegative | None = None  # reached at the end by a cosine; none: constant
+    momentum: Fraction = 0.9  # sgd and lars
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # adamw and lamb
     clip_norm: NotNegative = 0.0  # global gradient norm; 0: no clipping
+    clip_each: NotNegative = 0.0  # norm of each tensor's gradient by itself; 0: no clipping
     decay_all: bool = False  # published way: biases and norm parameters decayed as well
 
 
 class ScheduleSettings(Settings):
-    """Linear warm-up, then cosine, both per step."""
+    """Linear warm-up, then cosine: the official codes differ in where either starts and ends."""
 
+    convention: Literal["scarce", "moco", "barlow", "dino", "spark", "published"] = "scarce"
     warmup_epochs: NotNegative = 0.0
-    final_lr: NotNegative = 0.0  # reached on the last step
+    final_lr: NotNegative = 0.0
+    milestones: tuple[Count, ...] = ()  # epochs after which the rate is a tenth, instead of a cosine
 
 
 class RunConfig(Settings):
