@@ -31,7 +31,7 @@ class MoCoSettings(Settings):
     temperature: Positive = 0.2  # published: 0.07, as in MoCo v1
     bn_splits: Count = 8  # groups of a batch with statistics of their own; 1: ordinary BatchNorm
     shuffle_keys: bool = True  # keys meet other films in their groups than queries do
-    copy_buffers: bool = False  # also average the key encoder's BatchNorm buffers; official: its own batches
+    copy_buffers: bool = False  # the key encoder takes over the BatchNorm buffers; official: those of its own batches
     variance_weight: NotNegative = 0.0  # of the hinge on the embedding's standard deviation
     variance_on: Literal["normalised", "raw"] = "normalised"  # raw: published, and satisfied by length alone
 
@@ -69,7 +69,7 @@ class DINOSettings(Settings):
     sinkhorn_iterations: Count = 3
     koleo_weight: NotNegative = 0.0  # of the spread of nearest neighbours (DINOv2, arXiv 2304.07193)
     evaluate: Literal["teacher", "student"] = "teacher"  # the encoder to keep; published: student
-    copy_buffers: bool = False  # also average the teacher's BatchNorm buffers; official: its own batches
+    copy_buffers: bool = False  # the teacher takes over the BatchNorm buffers; official: those of its own batches
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> DINOSettings:
