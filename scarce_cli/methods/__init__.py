@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 TABLE: dict[str, str | None] = {
     "spark": "scarce_cli.methods.spark:SparK",
     "moco": None,
-    "barlow": None,
-    "dino": None,
+    "barlow": "scarce_cli.methods.barlow:BarlowTwins",
+    "dino": "scarce_cli.methods.dino:DINO",
 }
 
 

@@ -1,0 +1,236 @@
+"""DINO: self-distillation without labels (Caron et al., 2021, arXiv 2104.14294).
+
+A student sees all crops of a film, a teacher (the student's moving average) the global ones; the student's
+distribution over K outputs is to match the teacher's for every other crop. The teacher's is centred, or made
+balanced over the batch by Sinkhorn-Knopp (DINOv2, arXiv 2304.07193), so that it does not settle on one output.
+
+Shape suffixes: B films, V crops (global ones first), N rows, D features, K outputs. Rows are crop-major: all B
+of crop 0, then all B of crop 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scarce_cli.config import AugmentSettings, Settings
+from scarce_cli.data.augment import View
+from scarce_cli.errors import UsageError
+from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.methods.settings import DINOSettings
+from scarce_cli.models.dino_head import DINOHead
+from scarce_cli.models.ema import frozen_copy, moving_average
+from scarce_cli.models.resnet import Encoder
+from scarce_cli.schedule import cosine, ramp
+
+_GLOBAL_CROPS = 2
+_KOLEO_FLOOR = 1e-8  # of a distance, as official
+
+
+def teacher_temperature(epoch: int, *, start: float, final: float, warmup_epochs: int, late: bool = False) -> float:
+    """Linear from ``start`` on epoch 0 to ``final`` on epoch ``warmup_epochs - 1``, then constant.
+
+    With one warm-up epoch that epoch has ``start`` (official, numpy's linspace). ``late``: the published
+    series' ramp, which has ``final`` one epoch later.
+    """
+    if epoch >= warmup_epochs:
+        return final
+    if warmup_epochs == 1:
+        return start
+    return ramp(epoch, count=warmup_epochs, start=start, end=final, reaches=not late)
+
+
+def centred_targets(teacher_NK: Tensor, centre_K: Tensor, temperature: float) -> Tensor:
+    """The teacher's distributions: softmax of the centred logits over the temperature (eq. 1 and section 3.1)."""
+    return F.softmax((teacher_NK - centre_K) / temperature, dim=-1)
+
+
+def sinkhorn_targets(teacher_NK: Tensor, temperature: float, iterations: int) -> Tensor:
+    """Distributions whose mean over the rows is uniform (Sinkhorn-Knopp; SwAV, arXiv 2006.09882; DINOv2).
+
+    In the log domain, so that no temperature overflows. Every row sums to 1.
+    """
+    log_NK = teacher_NK / temperature
+    rows, outputs = log_NK.shape
+    for _ in range(iterations):
+        log_NK = log_NK - log_NK.logsumexp(dim=0, keepdim=True) - math.log(outputs)
+        log_NK = log_NK - log_NK.logsumexp(dim=1, keepdim=True) - math.log(rows)
+    return (log_NK + math.log(rows)).exp()
+
+
+def dino_loss(student_NK: Tensor, targets_NK: Tensor, student_temperature: float) -> Tensor:
+    """Mean cross entropy over all pairs of a global crop (teacher) and another crop (student); scalar.
+
+    Args:
+        student_NK: logits of V crops, V * B rows.
+        targets_NK: distributions of the two global crops, 2 * B rows, no gradient.
+    """
+    teacher_VBK = targets_NK.unflatten(0, (_GLOBAL_CROPS, -1))
+    films = teacher_VBK.shape[1]
+    student_VBK = F.log_softmax(student_NK / student_temperature, dim=-1).unflatten(0, (-1, films))
+    every = torch.einsum("gbk,vbk->gv", teacher_VBK, student_VBK)
+    same = every.diagonal().sum()
+    pairs = every.numel() - _GLOBAL_CROPS
+    return (same - every.sum()) / (films * pairs)
+
+
+def koleo(features_ND: Tensor) -> Tensor:
+    """Minus the mean log distance to the nearest neighbour of L2-normalised rows (scalar; DINOv2, arXiv 2304.07193).
+
+    Finite also for equal rows (distances have a floor of 1e-8); 0 for a single row.
+    """
+    if len(features_ND) < 2:
+        return features_ND.sum() * 0.0
+    unit = F.normalize(features_ND, dim=-1)
+    with torch.no_grad():
+        nearest = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)
+    distance = ((unit - unit[nearest]).square().sum(dim=1) + _KOLEO_FLOOR**2).sqrt()
+    return -distance.log().mean()
+
+
+def teacher_signals(targets_NK: Tensor) -> dict[str, Tensor]:
+    """How much the teacher tells films apart, in nats.
+
+    ``teacher_entropy``: mean entropy of a film's distribution (ln K: uniform, 0: one output).
+    ``mean_teacher_entropy``: entropy of the mean distribution (ln K: all outputs are used).
+    ``teacher_information``: their difference, the mean divergence of a film's distribution from the mean one:
+    0 means that every film gets the same.
+    """
+    each = torch.special.entr(targets_NK).sum(dim=-1).mean()
+    mean = torch.special.entr(targets_NK.mean(dim=0)).sum()
+    return {"teacher_entropy": each, "mean_teacher_entropy": mean, "teacher_information": mean - each}
+
+
+class DINO(Method):
+    """A student, and a teacher that follows it."""
+
+    settings_type = DINOSettings
+    centre_K: Tensor
+
+    def __init__(self, encoder: Encoder, settings: DINOSettings) -> None:
+        super().__init__(encoder)
+        self.settings = settings
+        self.head = _head(encoder.features, settings, trainable_length=not settings.normalize_last_layer)
+        self.teacher = frozen_copy(encoder)
+        self.teacher_head = _head(encoder.features, settings, trainable_length=False)
+        self.teacher_head.load_state_dict(self.head.state_dict())
+        self.teacher_head.requires_grad_(False)
+        self.register_buffer("centre_K", torch.zeros(1, settings.outputs))
+        self._new_centre: Tensor | None = None
+
+    @classmethod
+    def build(cls, encoder: Encoder, settings: Settings, size: int) -> DINO:
+        """Raises UsageError when local crops would be larger than global ones."""
+        assert isinstance(settings, DINOSettings)
+        if settings.local_crops and settings.local_size > size:
+            raise UsageError(
+                f"method.local_size is {settings.local_size}, larger than data.size {size}",
+                "set a smaller method.local_size, about 3/7 of data.size",
+            )
+        return cls(encoder, settings)
+
+    def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:
+        """Two global crops, then the local ones.
+
+        Raises:
+            UsageError: the blur's kernel is too large for a local crop.
+        """
+        local_size = self.settings.local_size
+        if self.settings.local_crops and augment.blur_probability and augment.blur_kernel[1] // 2 >= local_size:
+            raise UsageError(
+                f"augment.blur_kernel is too large for method.local_size {local_size}", "lower augment.blur_kernel"
+            )
+        local = augment.model_copy(update={"crop_scale": self.settings.local_scale})
+        return [ViewSpec(size, augment)] * _GLOBAL_CROPS + [ViewSpec(local_size, local)] * self.settings.local_crops
+
+    def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
+        """The centre is updated in `after_step` with this batch's mean: the loss uses the one before, as official."""
+        images = [view.image_BCHW for view in views]
+        with torch.no_grad():
+            teacher_NK = self._logits(images[:_GLOBAL_CROPS], self.teacher, self.teacher_head)[1]
+        features_ND, student_NK = self._logits(images, self.encoder, self.head)
+        with torch.autocast(student_NK.device.type, enabled=False):
+            teacher_NK, student_NK = _at_least_float32(teacher_NK), _at_least_float32(student_NK)
+            targets_NK = self._targets(teacher_NK, progress)
+            loss = dino_loss(student_NK, targets_NK, self.settings.student_temperature)
+            scalars = {"distillation": loss.detach(), **teacher_signals(targets_NK)}
+            if self.settings.koleo_weight:
+                spread = self._koleo(features_ND, len(images[0]))
+                loss, scalars["koleo"] = loss + self.settings.koleo_weight * spread, spread.detach()
+        self._new_centre = teacher_NK.mean(dim=0, keepdim=True)
+        return StepOutput(loss, scalars, features_ND[: len(images[0])].detach().float())
+
+    def after_backward(self, progress: Progress) -> None:
+        """While the last layer is frozen it gets no gradient at all: an optimizer leaves it entirely alone."""
+        if progress.step < self.settings.freeze_last_layer_epochs * progress.steps_per_epoch:
+            for parameter in self.head.last_layer.parameters():
+                parameter.grad = None
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """The teacher follows the student's parameters; the centre follows the teacher's outputs."""
+        momentum, buffers = self.teacher_momentum(progress), self.settings.copy_buffers
+        moving_average(self.teacher, self.encoder, momentum, buffers=buffers)
+        moving_average(self.teacher_head, self.head, momentum, buffers=buffers)
+        assert self._new_centre is not None
+        self.centre_K.lerp_(self._new_centre.to(self.centre_K.dtype), 1 - self.settings.centre_momentum)
+
+    def teacher_momentum(self, progress: Progress) -> float:
+        """The moving average's momentum at a step."""
+        start, end = self.settings.teacher_momentum
+        if self.settings.teacher_momentum_curve == "linear":
+            return ramp(progress.step, count=progress.total_steps, start=start, end=end, reaches=True)
+        return cosine(progress.step, count=progress.total_steps, start=start, end=end, reaches=False)
+
+    def evaluation_encoder(self) -> Encoder:
+        """The teacher's, as official, unless the settings say otherwise."""
+        return self.teacher if self.settings.evaluate == "teacher" else self.encoder
+
+    def _logits(self, images: Sequence[Tensor], encoder: Encoder, head: DINOHead) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and logits (N, K) of all crops; crops of one size share their batch statistics."""
+        if not self.settings.crops_together:
+            features = [encoder(image) for image in images]
+            return torch.cat(features), torch.cat([head(part) for part in features])
+        sizes = groupby(images, key=lambda image: image.shape[-1])
+        features_ND = torch.cat([encoder(torch.cat(list(group))) for _, group in sizes])
+        return features_ND, head(features_ND)
+
+    def _targets(self, teacher_NK: Tensor, progress: Progress) -> Tensor:
+        s = self.settings
+        start, final = s.teacher_temperature
+        temperature = teacher_temperature(
+            progress.epoch,
+            start=start,
+            final=final,
+            warmup_epochs=s.teacher_temperature_epochs,
+            late=s.teacher_temperature_late,
+        )
+        if s.centring == "sinkhorn":
+            return sinkhorn_targets(teacher_NK, temperature, s.sinkhorn_iterations)
+        return centred_targets(teacher_NK, self.centre_K, temperature)
+
+    def _koleo(self, features_ND: Tensor, films: int) -> Tensor:
+        """Over the films of each global crop by itself: two crops of one film should be neighbours."""
+        crops = _at_least_float32(features_ND[: _GLOBAL_CROPS * films]).split(films)
+        return torch.stack([koleo(crop) for crop in crops]).mean()
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _head(inputs: int, settings: DINOSettings, *, trainable_length: bool) -> DINOHead:
+    return DINOHead(
+        inputs,
+        settings.outputs,
+        hidden=settings.hidden,
+        bottleneck=settings.bottleneck,
+        layers=settings.layers,
+        batch_norm=settings.head_batch_norm,
+        normalize_last_layer=not trainable_length,
+    )
