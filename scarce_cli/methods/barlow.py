@@ -1,0 +1,117 @@
+"""Barlow Twins: make two views' embeddings agree, one dimension at a time (Zbontar et al., 2021, arXiv 2103.03230).
+
+Every dimension of the embedding is standardised over the batch; the correlation between the dimensions of one
+view and those of the other is to be the identity matrix: each dimension the same in both views, and no two
+dimensions alike.
+
+Shape suffixes: B films, H and W pixels, N rows (one for each film of the batch), D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scarce_cli.config import AugmentSettings, Settings
+from scarce_cli.data.augment import View
+from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.methods.settings import BarlowSettings
+from scarce_cli.models.heads import batch_norm_projector
+from scarce_cli.models.resnet import Encoder
+
+_PUBLISHED_EPS = 1e-6  # outside the root
+
+
+@dataclass(frozen=True)
+class BarlowTerms:
+    """The loss and its two parts, all scalar and with gradient."""
+
+    loss: Tensor  # on_diagonal + lambd * off_diagonal
+    on_diagonal: Tensor  # sum over dimensions of (c - 1) squared
+    off_diagonal: Tensor  # sum of the other entries' squares, before lambd
+
+
+class Standardise(nn.BatchNorm1d):
+    """Mean 0 and (biased) variance 1 for every dimension over the rows: var / (var + 1e-5), eps inside the root.
+
+    BatchNorm without scale and shift, as official. One is shared by both views, so a step updates its running
+    statistics twice. They are kept but never used: the loss is one of batches, in evaluation mode as well.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(dimensions, affine=False)
+
+    def forward(self, z_ND: Tensor) -> Tensor:
+        """(N, D) with N of at least 2, in the same dtype."""
+        if self.training:
+            return super().forward(z_ND)
+        return F.batch_norm(z_ND, None, None, training=True, eps=self.eps)
+
+
+def standardise_published(z_ND: Tensor) -> Tensor:
+    """The published series' way: unbiased standard deviation, 1e-6 added outside the root.
+
+    The diagonal of the correlation, which is still divided by N, then reaches (N - 1) / N at best.
+    """
+    return (z_ND - z_ND.mean(dim=0)) / (z_ND.std(dim=0) + _PUBLISHED_EPS)
+
+
+def correlation(z1_ND: Tensor, z2_ND: Tensor, standardise: Callable[[Tensor], Tensor]) -> Tensor:
+    """(D, D): the standardised dimensions of view 1 (rows) against those of view 2, divided by N, the batch.
+
+    ``standardise`` is called for view 1, then for view 2. In the dtype of the inputs, at least float32, also
+    under autocast.
+    """
+    dtype = torch.promote_types(z1_ND.dtype, torch.float32)
+    with torch.autocast(z1_ND.device.type, enabled=False):
+        one, two = standardise(z1_ND.to(dtype)), standardise(z2_ND.to(dtype))
+        return (one / len(one)).T @ two  # dividing here spares a second matrix of D x D
+
+
+def barlow_loss(z1_ND: Tensor, z2_ND: Tensor, lambd: float, standardise: Callable[[Tensor], Tensor]) -> BarlowTerms:
+    """Equation 1: the squared distance of the correlation from the identity, off the diagonal times ``lambd``.
+
+    Sums, not means over D, as official: facebookresearch/barlowtwins, main.py.
+    """
+    c_DD = correlation(z1_ND, z2_ND, standardise)
+    size = len(c_DD)
+    # All but the last entry, in rows of D + 1: the diagonal is then the first column.
+    others = c_DD.flatten()[:-1].view(size - 1, size + 1)[:, 1:]
+    on, off = (c_DD.diagonal() - 1).square().sum(), others.square().sum()
+    return BarlowTerms(on + lambd * off, on, off)
+
+
+class BarlowTwins(Method):
+    """An encoder and a projector that two views of every film go through."""
+
+    settings_type = BarlowSettings
+
+    def __init__(self, encoder: Encoder, settings: BarlowSettings) -> None:
+        super().__init__(encoder)
+        self.lambd = settings.lambd
+        self.projector = batch_norm_projector(encoder.features, settings.projector)
+        published = settings.standardise == "published"
+        self.standardise: Callable[[Tensor], Tensor] = (
+            standardise_published if published else Standardise(settings.projector[-1])
+        )
+
+    @classmethod
+    def build(cls, encoder: Encoder, settings: Settings, size: int) -> BarlowTwins:
+        """Any size will do."""
+        assert isinstance(settings, BarlowSettings)
+        return cls(encoder, settings)
+
+    def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:
+        """Two views, drawn alike."""
+        return [ViewSpec(size, augment), ViewSpec(size, augment)]
+
+    def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
+        """One view after the other, as official: every BatchNorm sees them as two batches."""
+        y1_ND, y2_ND = (self.encoder(view.image_BCHW) for view in views)
+        terms = barlow_loss(self.projector(y1_ND), self.projector(y2_ND), self.lambd, self.standardise)
+        scalars = {"on_diagonal": terms.on_diagonal.detach(), "off_diagonal": terms.off_diagonal.detach()}
+        return StepOutput(terms.loss, scalars, y1_ND.detach().float())
