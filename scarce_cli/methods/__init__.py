@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Name -> "module:class". None: the recipe is written down (presets/), the method is not built yet.
 TABLE: dict[str, str | None] = {
     "spark": "scarce_cli.methods.spark:SparK",
-    "moco": None,
+    "moco": "scarce_cli.methods.moco:MoCo",
     "barlow": "scarce_cli.methods.barlow:BarlowTwins",
     "dino": "scarce_cli.methods.dino:DINO",
 }

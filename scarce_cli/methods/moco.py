@@ -1,0 +1,168 @@
+"""MoCo v2: tell a film's other view from many other films' (Chen et al., 2020, arXiv 2003.04297).
+
+A query encoder is trained; a key encoder follows it slowly and makes the keys. A query is to be nearest to the
+key of its own film, against a queue of keys of earlier batches. On one GPU both encoders normalise in groups
+(`scarce_cli.models.split_batch_norm`), and the keys are shuffled, so that a query's group and its key's hold
+different films: otherwise the groups' statistics give the answer away.
+
+Shape suffixes: B films, C channels, H and W pixels, N rows (one for each film of the batch), D dimensions of the
+embedding, K keys in the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scarce_cli.config import AugmentSettings, Settings
+from scarce_cli.data.augment import View
+from scarce_cli.errors import UsageError
+from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.methods.regularizers import variance_hinge
+from scarce_cli.methods.settings import MoCoSettings
+from scarce_cli.models.ema import frozen_copy, moving_average
+from scarce_cli.models.heads import two_layer_projector
+from scarce_cli.models.resnet import Encoder
+from scarce_cli.models.split_batch_norm import split_batch_norms
+
+_STRIDE = 32  # px of a view for each position of the encoder's last stage
+
+
+def unit_rows(z_ND: Tensor) -> Tensor:
+    """Rows of length 1 (zero stays zero), in the dtype of the input, at least float32, also under autocast."""
+    with torch.autocast(z_ND.device.type, enabled=False):
+        return F.normalize(z_ND.to(torch.promote_types(z_ND.dtype, torch.float32)), dim=1)
+
+
+def infonce_logits(q_raw_ND: Tensor, k_raw_ND: Tensor, queue_DK: Tensor, temperature: float) -> Tensor:
+    """(N, 1 + K): cosine of each query with its own key (column 0) and with every key of the queue, over T.
+
+    Queries and keys need not have length 1; the columns of the queue are taken as they are. No gradient
+    reaches the keys or the queue. At least float32, also under autocast.
+    Source: facebookresearch/moco, moco/builder.py (equation 1 of arXiv 1911.05722).
+    """
+    with torch.autocast(q_raw_ND.device.type, enabled=False):
+        q_ND, k_ND = unit_rows(q_raw_ND) / temperature, unit_rows(k_raw_ND.detach())
+        own_N1 = (q_ND * k_ND).sum(dim=1, keepdim=True)
+        return torch.cat([own_N1, q_ND @ queue_DK.detach().to(q_ND.dtype)], dim=1)
+
+
+def infonce(logits: Tensor) -> Tensor:
+    """Cross entropy of finding column 0, mean over the rows (scalar); ln(1 + K) where nothing is told apart."""
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def infonce_accuracy(logits: Tensor) -> Tensor:
+    """Share of the rows, 0 to 1, whose own key beats every other one; a tie is a miss (scalar, detached).
+
+    Near 1 while a probe stays at chance: the keys are recognised by something else than the film.
+    """
+    logits = logits.detach()
+    return (logits[:, 0] > logits[:, 1:].amax(dim=1)).to(logits.dtype).mean()
+
+
+@torch.no_grad()
+def enqueue(queue_DK: Tensor, pointer: Tensor, keys_ND: Tensor) -> None:
+    """Write keys into a ring, in place: key i goes to column (pointer + i) mod K, the pointer moves on by N.
+
+    ``pointer`` is a 0-d integer tensor. Of more than K keys the last K stay. (Official code refuses a K that
+    N does not divide; where N does, the two agree.)
+    """
+    size, count = queue_DK.shape[1], len(keys_ND)
+    kept = min(count, size)
+    columns = (pointer + torch.arange(count - kept, count, device=queue_DK.device)) % size
+    queue_DK.index_copy_(1, columns, keys_ND[count - kept :].T.to(queue_DK.dtype))
+    pointer.add_(count).remainder_(size)
+
+
+class MoCo(Method):
+    """A query encoder with its projector, their slow copies, and a queue of keys.
+
+    The moving average and the enqueuing come at the end of a step. Official code averages at the start of the
+    next forward, which is the same: with the query weights of the optimizer's last step, before the next keys
+    are made. It enqueues before the backward pass and needs a copy of the whole queue at every step for that.
+    """
+
+    settings_type = MoCoSettings
+    queue_DK: Tensor
+    queue_pointer: Tensor
+
+    def __init__(self, encoder: Encoder, settings: MoCoSettings, size: int) -> None:
+        super().__init__(encoder)
+        self.settings = settings
+        self.size = size
+        split_batch_norms(encoder, settings.bn_splits)
+        self.projector = two_layer_projector(encoder.features, settings.dimension)
+        self.key_encoder = frozen_copy(encoder)
+        self.key_projector = frozen_copy(self.projector)
+        self.register_buffer("queue_DK", F.normalize(torch.randn(settings.dimension, settings.queue), dim=0))
+        self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
+        self._new_keys_ND: Tensor | None = None  # of the step under way
+
+    @classmethod
+    def build(cls, encoder: Encoder, settings: Settings, size: int) -> MoCo:
+        """Any size will do; whether the batch does is seen on the first step."""
+        assert isinstance(settings, MoCoSettings)
+        return cls(encoder, settings, size)
+
+    def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:
+        """The query's view and the key's, drawn alike."""
+        return [ViewSpec(size, augment), ViewSpec(size, augment)]
+
+    def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
+        """Raises UsageError when the batch cannot be cut into ``bn_splits`` groups."""
+        query, key = views
+        self._check_batch(len(query.image_BCHW))
+        features = self.encoder(query.image_BCHW)
+        q_ND, k_ND = self.projector(features), self._keys(key.image_BCHW, generator)
+        logits = infonce_logits(q_ND, k_ND, self.queue_DK, self.settings.temperature)
+        self._new_keys_ND = unit_rows(k_ND)
+        loss = infonce(logits)
+        scalars = {"infonce": loss.detach(), "infonce_accuracy": infonce_accuracy(logits)}
+        if self.settings.variance_weight:
+            variance = self._variance(q_ND)
+            loss = loss + self.settings.variance_weight * variance
+            scalars["variance"] = variance.detach()
+        return StepOutput(loss, scalars, features.detach().float())
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """The key encoder follows, and the step's keys enter the queue. A step that is not taken changes neither."""
+        momentum, buffers = self.settings.key_momentum, self.settings.copy_buffers
+        moving_average(self.key_encoder, self.encoder, momentum, buffers=buffers)
+        moving_average(self.key_projector, self.projector, momentum, buffers=buffers)
+        assert self._new_keys_ND is not None
+        enqueue(self.queue_DK, self.queue_pointer, self._new_keys_ND)
+        self._new_keys_ND = None
+
+    @torch.no_grad()
+    def _keys(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, D), not normalised, in the order of the films."""
+        if not self.settings.shuffle_keys:
+            return self.key_projector(self.key_encoder(images_BCHW))
+        order = torch.randperm(len(images_BCHW), generator=generator, device=generator.device)
+        return self.key_projector(self.key_encoder(images_BCHW[order]))[order.argsort()]
+
+    def _variance(self, q_ND: Tensor) -> Tensor:
+        """The hinge on the directions' standard deviation, in units of 1 / sqrt(D), about the most all can have.
+
+        ``raw`` is the published one, on the queries themselves: any spread of directions passes it, if the
+        queries are only long enough.
+        """
+        if self.settings.variance_on == "raw":
+            return variance_hinge(q_ND)
+        return variance_hinge(unit_rows(q_ND) * self.settings.dimension**0.5)
+
+    def _check_batch(self, films: int) -> None:
+        splits = self.settings.bn_splits
+        least = 1 if self.size > _STRIDE else 2  # a variance needs two values, and the last stage is 1 x 1 at 32 px
+        if films % splits or films < least * splits:
+            nearest = max(least * splits, films - films % splits)
+            raise UsageError(
+                f"run.batch_size is {films}: it cannot be cut into {splits} equal groups (method.bn_splits) "
+                f"of at least {least} film{'s'[: least - 1]}",
+                f"--set run.batch_size={nearest}, or another method.bn_splits",
+            )
