@@ -11,11 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.official import barlow, collapse, probe, spark_loss
+from tests.official import barlow, collapse, dino, probe, schedules, spark_loss
 from tests.official.common import Family
 
 COPIES = Path(__file__).parent / "reference"
-FAMILIES: dict[str, Family] = {**barlow.FAMILIES, **spark_loss.FAMILIES, **collapse.FAMILIES, **probe.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **barlow.FAMILIES,
+    **dino.FAMILIES,
+    **spark_loss.FAMILIES,
+    **collapse.FAMILIES,
+    **probe.FAMILIES,
+    **schedules.FAMILIES,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -18,7 +18,7 @@ class SparKSettings(Settings):
     masking: Literal["sparse", "input"] = "sparse"  # input: patches zeroed in the input only (part 4 of the series)
     patch: Count = 32  # px, side of a patch; the view's side is a multiple of it; sparse: the network's stride, 32
     mask_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.60  # share of patches hidden
-    decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 768  # sparse: at the coarsest level; input: of the U-Net
+    decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 768  # sparse: of the coarsest level; input: of all
     noisy_target: bool = False  # published way: the noise of the augmentation is part of what is to be painted
 
 

@@ -62,7 +62,7 @@ class DINOHead(nn.Module):
             if position < layers:
                 parts += [nn.BatchNorm1d(after)] if batch_norm else []
                 parts.append(nn.GELU())
-        self.mlp = nn.Sequential(*parts)
+        self.mlp: nn.Module = nn.Sequential(*parts) if layers > 1 else parts[0]  # official names
         self.last_layer = WeightNormLinear(bottleneck, outputs, frozen_length=normalize_last_layer)
 
     def forward(self, features_ND: Tensor) -> Tensor:
