@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scarce_cli.schedule import CONVENTIONS
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -88,12 +90,22 @@ class OptimizerSettings(Settings):
     lr: Positive  # peak, for the batch size given
     lr_1d: NotNegative = 0.0  # lars only: peak for biases and norm parameters; 0: the same
     weight_decay: NotNegative
-    final_weight_decay: NotNegative | None = None  # reached at the end by a cosine; none: constant
+    final_weight_decay: NotNegative | None = None  # at the end of a cosine over the run; none: constant
     momentum: Fraction = 0.9  # sgd and lars
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # adamw and lamb
     clip_norm: NotNegative = 0.0  # global gradient norm; 0: no clipping
     clip_each: NotNegative = 0.0  # norm of each tensor's gradient by itself; 0: no clipping
-    decay_all: bool = False  # published way: biases and norm parameters decayed as well
+    decay_all: bool = False  # adamw and sgd; published way: biases and norm parameters decayed as well
+
+    @model_validator(mode="after")
+    def _options_fit_the_name(self) -> OptimizerSettings:
+        if self.lr_1d and self.name != "lars":
+            raise ValueError("lr_1d is an option of lars")
+        if self.decay_all and self.name in ("lars", "lamb"):
+            raise ValueError("decay_all is for adamw and sgd: lars and lamb fit the steps of decayed tensors alone")
+        if self.clip_norm and self.clip_each:
+            raise ValueError("clip_norm or clip_each, not both")
+        return self
 
 
 class ScheduleSettings(Settings):
@@ -103,6 +115,14 @@ class ScheduleSettings(Settings):
     warmup_epochs: NotNegative = 0.0
     final_lr: NotNegative = 0.0
     milestones: tuple[Count, ...] = ()  # epochs after which the rate is a tenth, instead of a cosine
+
+    @model_validator(mode="after")
+    def _fits_the_convention(self) -> ScheduleSettings:
+        if CONVENTIONS[self.convention].per_epoch and self.warmup_epochs % 1:
+            raise ValueError(f"warmup_epochs: a whole number, because '{self.convention}' goes by epochs")
+        if self.milestones and self.final_lr:
+            raise ValueError("milestones replace the cosine: leave final_lr at 0")
+        return self
 
 
 class RunConfig(Settings):
@@ -115,6 +135,13 @@ class RunConfig(Settings):
     augment: AugmentSettings = AugmentSettings()
     optimizer: OptimizerSettings
     schedule: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> RunConfig:
+        warmup, epochs = self.schedule.warmup_epochs, self.run.epochs
+        if warmup > epochs:
+            raise ValueError(f"schedule.warmup_epochs is {warmup:g}, more than run.epochs ({epochs})")
+        return self
 
     @model_validator(mode="after")
     def _blur_fits(self) -> RunConfig:

@@ -116,7 +116,7 @@ def _explain(
         )
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     got = "" if isinstance(value, dict) else f" (got {value!r})"
-    return f"{where} '{name}': {reason}{got}", "correct the value"
+    return f"{where} '{name}': {reason}{got}" if name else f"{where}: {reason}", "correct the value"
 
 
 def _fields(model: type[Settings], path: tuple[str, ...]) -> list[str]:

@@ -53,7 +53,7 @@ def test_a_good_preset_is_read_and_frozen() -> None:
         (("epochs: 5", "epochs: 0"), "p.yaml:2 'run.epochs': greater than or equal to 1 (got 0)"),
         (("epochs: 5", "epochs: 5\n  epochs: 6"), "p.yaml:3 'run.epochs' stands twice"),
         (("  epochs: 5", "\tepochs: 5"), "p.yaml:2 found character '\\t' that cannot start any token"),
-        (("name: adamw", "name: adam"), "p.yaml:7 'optimizer.name': 'adamw' or 'sgd' (got 'adam')"),
+        (("name: adamw", "name: adam"), "p.yaml:7 'optimizer.name': 'adamw', 'sgd', 'lars' or 'lamb' (got 'adam')"),
         (("data: {size: 96}\n", ""), "'data' is missing"),
         (("size: 96", "size: 100"), "p.yaml:5 'data.size': a multiple of 16 (got 100)"),
         (("lr: 1.0e-3", "lr: .nan"), "p.yaml:8 'optimizer.lr': a finite number"),
@@ -79,13 +79,26 @@ def test_a_mistake_is_one_line_with_its_place(change: tuple[str, str], message: 
         ("augment.blur_kernel=[9]", "'augment.blur_kernel' needs two numbers"),
         ("augment.blur_kernel=[4, 9]", "blur_kernel: both sizes must be odd"),
         ("augment.crop_scale=[0.5, 0.2]", "the first number must not be larger"),
+        ("optimizer.lr_1d=0.1", "lr_1d is an option of lars"),
+        ("optimizer.name=lamb", "decay_all is for adamw and sgd"),
+        ("optimizer.clip_each=1.0", "clip_norm or clip_each, not both"),
+        ("schedule.convention=mocko", "'scarce', 'moco', 'barlow', 'dino', 'spark' or 'published' (got 'mocko')"),
+        ("schedule.warmup_epochs=5.5", "p.yaml: schedule.warmup_epochs is 5.5, more than run.epochs (5)"),
+        ("schedule.milestones=[3]", "milestones replace the cosine: leave final_lr at 0"),
         ("optimizer.lr=[1", "the value is not YAML"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    more = "  decay_all: true\n  clip_norm: 1.0\nschedule: {final_lr: 1.0e-4}\n"
     with pytest.raises(UsageError) as error:
-        _load(GOOD, override)
+        _load(GOOD + more, override)
     assert message in error.value.message
+
+
+def test_a_warm_up_of_half_an_epoch_does_not_fit_a_schedule_by_epochs() -> None:
+    assert _load(GOOD, "schedule.warmup_epochs=0.5").schedule.warmup_epochs == 0.5
+    with pytest.raises(UsageError, match="a whole number, because 'published' goes by epochs"):
+        _load(GOOD, "schedule.warmup_epochs=0.5", "schedule.convention=published")
 
 
 def test_overrides_win_and_the_last_counts() -> None:

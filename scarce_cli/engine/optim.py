@@ -2,53 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scarce_cli.config import OptimizerSettings
+from scarce_cli.engine.layerwise import LAMB, LARS
+from scarce_cli.engine.plan import StepValues
+
+_SAFE = 1e-6  # added to a norm that is divided by, as torch and the official codes do
 
 
 def parameter_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
+    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, *, undecayed: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Two groups: decayed, and not decayed (biases, norm scales: everything with one dimension or none)."""
+    """Two groups: ``decayed``, and not decayed (biases, norm scales: everything with one dimension or none).
+
+    Args:
+        undecayed: words; a parameter with one of them in its name is not decayed either.
+    """
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for _, parameter in parameters:
-        (decayed if parameter.ndim > 1 or settings.decay_all else rest).append(parameter)
+    for name, parameter in parameters:
+        spared = parameter.ndim <= 1 or any(word in name for word in undecayed)
+        (rest if spared and not settings.decay_all else decayed).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay, "decayed": True},
+        {"params": rest, "weight_decay": 0.0, "decayed": False},
     ]
     return [group for group in groups if group["params"]]
 
 
 def build_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
+    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, *, undecayed: Collection[str] = ()
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) or SGD with momentum."""
-    groups = parameter_groups(parameters, settings)
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101), SGD with momentum, LARS or LAMB. Arguments as `parameter_groups`.
+
+    LARS fits the step to the length of decayed tensors alone, LAMB too (none, without decay).
+    """
+    groups = parameter_groups(parameters, settings, undecayed=undecayed)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    if settings.name == "lamb":
+        return LAMB(groups, lr=settings.lr, betas=settings.betas)
+    if settings.name == "lars":
+        groups = [{**group, "adapt": group["decayed"]} for group in groups]
+        return LARS(groups, lr=settings.lr, momentum=settings.momentum)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the learning rate of this step."""
+def set_values(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
+    """Give every group the learning rate of this step, and the weight decay to those that are decayed."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = values.lr if group["decayed"] else values.lr_1d
+        group["weight_decay"] = values.weight_decay if group["decayed"] else 0.0
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-    """Scale all gradients so that their global norm is at most ``max_norm``; 0 leaves them alone.
+def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> Tensor:
+    """Shorten gradients: all by one factor so that their global norm is at most ``clip_norm``, or every tensor's by
+    itself to at most ``clip_each``, as the official DINO does.
 
-    Returns the norm before scaling (0-d): not finite when any gradient is not.
+    Returns the global norm before (0-d): not finite when any gradient is not.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if max_norm > 0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if settings.clip_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
+    if settings.clip_each > 0 and gradients:
+        _clip_each(gradients, settings.clip_each)
     return norm
+
+
+def _clip_each(gradients: list[Tensor], limit: float) -> None:
+    norms = torch.stack(torch._foreach_norm(gradients))
+    factors = (limit / (norms + _SAFE)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, list(factors.unbind()))

@@ -15,9 +15,9 @@ from scarce_cli.data.loader import load_films
 from scarce_cli.data.order import batch_rows, epoch_order, steps_per_epoch
 from scarce_cli.engine.device import autocast, grad_scaler, memory_guard
 from scarce_cli.engine.job import Job, Observer, StepReport
-from scarce_cli.engine.optim import build_optimizer, clip_gradients, set_lr
+from scarce_cli.engine.optim import build_optimizer, clip_gradients, set_values
+from scarce_cli.engine.plan import Plan, StepValues
 from scarce_cli.engine.records import Records
-from scarce_cli.engine.schedule import warmup_cosine
 from scarce_cli.engine.signals import StopRequest
 from scarce_cli.engine.state import TrainState, restore_newest, running_statistics, save_run, save_snapshot
 from scarce_cli.errors import Diverged, Interrupted, ResourceError
@@ -45,7 +45,7 @@ def build_state(job: Job) -> TrainState:
     method.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainState(
         method=method,
-        optimizer=build_optimizer(method.trained_parameters(), config.optimizer),
+        optimizer=build_optimizer(method.trained_parameters(), config.optimizer, undecayed=method.undecayed),
         scaler=grad_scaler(job.device, config.run.precision),
     )
 
@@ -62,10 +62,9 @@ class Trainer:
         """
         self.job = job
         self.observer = observer
-        run, schedule = job.config.run, job.config.schedule
-        self.steps_per_epoch = steps_per_epoch(len(job.cache.names), run.batch_size)
-        self.total_steps = run.epochs * self.steps_per_epoch
-        self.warmup_steps = round(schedule.warmup_epochs * self.steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch(len(job.cache.names), job.config.run.batch_size)
+        self.total_steps = job.config.run.epochs * self.steps_per_epoch
+        self.plan = Plan(job.config, self.steps_per_epoch)
         with memory_guard(job.config):
             self.state = build_state(job)
         self.specs = self.state.method.view_specs(job.config.data.size, job.config.augment)
@@ -124,36 +123,27 @@ class Trainer:
 
     def _timed_step(self, rows: np.ndarray) -> tuple[StepReport, StepOutput]:
         start = time.perf_counter()
-        lr = self._lr()
-        output, loss = self._step(rows, lr)
+        values = self.plan.at(self.state.step)
+        output, loss = self._step(rows, values)
         self.state.step += 1
         report = StepReport(
             step=self.state.step,
             total_steps=self.total_steps,
             epoch=self.state.step / self.steps_per_epoch,
             loss=loss,
-            lr=lr,
+            lr=values.lr,
             images_per_s=len(rows) / (time.perf_counter() - start),
             scalars={name: float(value) for name, value in output.scalars.items()},
         )
         return report, output
 
-    def _lr(self) -> float:
-        return warmup_cosine(
-            self.state.step,
-            total_steps=self.total_steps,
-            warmup_steps=self.warmup_steps,
-            peak=self.job.config.optimizer.lr,
-            final=self.job.config.schedule.final_lr,
-        )
-
-    def _step(self, rows: np.ndarray, lr: float) -> tuple[StepOutput, float]:
+    def _step(self, rows: np.ndarray, values: StepValues) -> tuple[StepOutput, float]:
         state, config = self.state, self.job.config
         progress = Progress(state.step, self.total_steps, self.steps_per_epoch)
         generator = torch.Generator(self.job.device)
         generator.manual_seed(int(np.random.SeedSequence((config.run.seed, state.step)).generate_state(1)[0]))
         state.method.train()
-        set_lr(state.optimizer, lr)
+        set_values(state.optimizer, values)
         statistics = running_statistics(state.method)
         before = [values.clone() for values in statistics]
         with memory_guard(config):
@@ -163,8 +153,8 @@ class Trainer:
             loss = float(output.loss.detach())
             good = math.isfinite(loss) and self._update(output.loss, progress)
         if not good:
-            for values, old in zip(statistics, before, strict=True):
-                values.copy_(old)
+            for now, old in zip(statistics, before, strict=True):
+                now.copy_(old)
         self._count_bad(good, loss, rows)
         return output, loss
 
@@ -189,8 +179,8 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         state.scaler.unscale_(state.optimizer)
+        norm = clip_gradients(state.optimizer, self.job.config.optimizer)
         state.method.after_backward(progress)
-        norm = clip_gradients(state.optimizer, self.job.config.optimizer.clip_norm)
         if not state.scaler.is_enabled() and not torch.isfinite(norm):
             return False
         state.scaler.step(state.optimizer)

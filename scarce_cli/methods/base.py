@@ -65,6 +65,7 @@ class Method(nn.Module, ABC):
     """
 
     settings_type: ClassVar[type[Settings]]
+    undecayed: ClassVar[tuple[str, ...]] = ()  # parts of the names of parameters without decay, beside biases and norms
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -91,7 +92,10 @@ class Method(nn.Module, ABC):
         """
 
     def after_backward(self, progress: Progress) -> None:
-        """Change gradients before clipping and the optimizer's step (default: nothing)."""
+        """Change gradients after clipping, before the optimizer's step (default: nothing).
+
+        A parameter whose gradient is set to None is left alone: no decay, no moments, no step counted.
+        """
 
     def after_step(self, progress: Progress) -> None:
         """Update what is not learned by gradient, such as a teacher (default: nothing)."""

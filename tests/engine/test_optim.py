@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from scarce_cli.config import OptimizerSettings
-from scarce_cli.engine.optim import build_optimizer, clip_gradients, parameter_groups, set_lr
+from scarce_cli.engine.optim import build_optimizer, clip_gradients, parameter_groups, set_values
+from scarce_cli.engine.plan import StepValues
 from scarce_cli.methods import TABLE, method_class
+from scarce_cli.methods.base import Method
 from scarce_cli.models.resnet import build_encoder
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
@@ -22,25 +25,33 @@ def _settings(**changes: Any) -> OptimizerSettings:
     return OptimizerSettings(**{"name": "adamw", "lr": 0.1, "weight_decay": 0.05, **changes})
 
 
-def _method(name: str) -> nn.Module:
+def _method(name: str) -> Method:
     kind = method_class(name)
-    return kind.build(build_encoder("resnet18", seed=0), kind.settings_type(), 64)
+    return kind.build(build_encoder("resnet18", seed=0), kind.settings_type(), 96)
 
 
 @pytest.mark.parametrize("name", BUILT)
 def test_biases_and_norms_are_not_decayed_and_nothing_else(name: str) -> None:
     method = _method(name)
+    trained = dict(method.trained_parameters())
     rest = set()
-    for module in method.modules():
-        for key, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, NORMS) or key == "bias":
+    for place, module in method.named_modules():
+        for key, parameter in module.named_parameters(prefix=place, recurse=False):
+            spared = isinstance(module, NORMS) or key.endswith("bias") or any(word in key for word in method.undecayed)
+            if parameter.requires_grad and spared:
                 rest.add(parameter)
     assert rest
-    decayed, kept = parameter_groups(method.trained_parameters(), _settings())
+    decayed, kept = parameter_groups(trained.items(), _settings(), undecayed=method.undecayed)
     assert set(kept["params"]) == rest
-    assert set(decayed["params"]) == set(method.parameters()) - rest
-    assert len(decayed["params"]) + len(kept["params"]) == len(list(method.parameters()))
+    assert set(decayed["params"]) == set(trained.values()) - rest
+    assert len(decayed["params"]) + len(kept["params"]) == len(trained)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0.0)
+
+
+def test_a_method_may_name_others_that_are_not_decayed() -> None:
+    net = nn.ParameterDict({"token_a": torch.zeros(1, 3, 1, 1), "out": torch.zeros(1, 3, 1, 1)})
+    decayed, rest = parameter_groups(net.named_parameters(), _settings(), undecayed=("token",))
+    assert (decayed["params"], rest["params"]) == ([net["out"]], [net["token_a"]])
 
 
 def test_published_recipes_may_decay_all() -> None:
@@ -64,7 +75,7 @@ def test_a_few_steps_are_the_published_update(name: str) -> None:
     second = {key: torch.zeros_like(p) for key, p in wanted.items()}
     for step in range(1, 5):
         rate = 0.01 / step
-        set_lr(optimizer, rate)
+        set_values(optimizer, StepValues(lr=rate, lr_1d=rate, weight_decay=0.05))
         optimizer.zero_grad()
         net(torch.randn(7, 5).double()).square().sum().backward()
         for key, p in net.named_parameters():
@@ -99,7 +110,7 @@ def test_clipping_is_torchs_over_all_groups_together(limit: float) -> None:
     other, _ = _net_with_gradients()
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
     length = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
-    assert float(clip_gradients(optimizer, limit)) == pytest.approx(length, rel=1e-6)
+    assert float(clip_gradients(optimizer, _settings(clip_norm=limit))) == pytest.approx(length, rel=1e-6)
     torch.nn.utils.clip_grad_norm_(other.parameters(), limit)
     for ours, wanted in zip(net.parameters(), other.parameters(), strict=True):
         assert (ours.grad is None) == (wanted.grad is None)
@@ -112,9 +123,69 @@ def test_clipping_is_torchs_over_all_groups_together(limit: float) -> None:
 def test_zero_leaves_gradients_alone_and_still_tells_when_one_is_not_finite() -> None:
     net, optimizer = _net_with_gradients()
     before = [p.grad.clone() for p in net.parameters() if p.grad is not None]
-    assert torch.isfinite(clip_gradients(optimizer, 0.0))
+    assert torch.isfinite(clip_gradients(optimizer, _settings()))
     after = [p.grad for p in net.parameters() if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     for bad in (math.nan, math.inf):
         net[0].weight.grad[0, 0] = bad
-        assert not torch.isfinite(clip_gradients(optimizer, 0.0))
+        assert not torch.isfinite(clip_gradients(optimizer, _settings()))
+
+
+@pytest.mark.parametrize("limit", [0.4, 1e6])
+def test_clipping_each_tensor_by_itself_is_the_official_formula(limit: float) -> None:
+    """numpy, from the formula: a factor limit / (norm + 1e-6) where it is below 1; the norm returned is the global."""
+    net, optimizer = _net_with_gradients()
+    net[1].bias.grad.zero_()
+    before = {name: p.grad.double().numpy().copy() for name, p in net.named_parameters() if p.grad is not None}
+    lengths = {name: np.sqrt((g**2).sum()) for name, g in before.items()}
+    assert {length > 0.4 for length in lengths.values()} == {True, False}
+    total = clip_gradients(optimizer, _settings(clip_each=limit))
+    assert float(total) == pytest.approx(np.sqrt(sum(length**2 for length in lengths.values())), rel=1e-6)
+    for name, p in net.named_parameters():
+        if p.grad is not None:
+            wanted = before[name] * min(1.0, limit / (lengths[name] + 1e-6))
+            np.testing.assert_allclose(p.grad.numpy(), wanted, rtol=1e-6)
+    net[0].weight.grad[0, 0] = math.nan
+    assert not torch.isfinite(clip_gradients(optimizer, _settings(clip_each=limit)))
+
+
+def test_clipping_without_any_gradient_is_nothing() -> None:
+    net = nn.Linear(2, 2)
+    optimizer = build_optimizer(net.named_parameters(), _settings())
+    for settings in (_settings(clip_each=1.0), _settings(clip_norm=1.0)):
+        assert float(clip_gradients(optimizer, settings)) == 0.0
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "lamb"])
+def test_a_tensor_without_gradient_is_left_entirely_alone(name: str) -> None:
+    """No decay, no moments, no step counted: when its gradient comes, that is its first step."""
+    torch.manual_seed(4)
+    start = torch.randn(3, 4).double()
+    given = torch.randn(3, 4).double()
+    late, first = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [build_optimizer([("weight", p)], _settings(name=name)) for p in (late, first)]
+    values = StepValues(lr=0.01, lr_1d=0.02, weight_decay=0.3)
+    other = nn.Parameter(torch.ones(2, 2).double())
+    optimizers[0].add_param_group({**optimizers[0].param_groups[0], "params": [other]})
+    for _ in range(3):
+        other.grad = torch.ones_like(other)
+        set_values(optimizers[0], values)
+        optimizers[0].step()
+        assert torch.equal(late, start)
+        assert late not in optimizers[0].state
+    assert not torch.equal(other, torch.ones_like(other))
+    for p, optimizer in ((late, optimizers[0]), (first, optimizers[1])):
+        p.grad = given.clone()
+        set_values(optimizer, values)
+        optimizer.step()
+    assert torch.equal(late, first)
+    assert not torch.equal(late, start)
+
+
+def test_each_group_has_the_values_of_the_step() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = build_optimizer(net.named_parameters(), _settings(name="lars", lr_1d=0.002))
+    set_values(optimizer, StepValues(lr=0.5, lr_1d=0.01, weight_decay=0.07))
+    decayed, rest = optimizer.param_groups
+    assert (decayed["lr"], decayed["weight_decay"], decayed["adapt"]) == (0.5, 0.07, True)
+    assert (rest["lr"], rest["weight_decay"], rest["adapt"]) == (0.01, 0.0, False)

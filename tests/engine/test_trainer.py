@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scarce_cli.engine import trainer as trainer_module
-from scarce_cli.engine.trainer import Trainer
+from scarce_cli.engine.trainer import Trainer, build_state
 from scarce_cli.errors import Interrupted, Terminated, UsageError
 from scarce_cli.runs import RunFolder
 
@@ -153,3 +153,41 @@ def test_fp16_gradients_are_clipped_after_the_scale_is_taken_off(toy: Any, make_
 def test_fewer_films_than_a_batch_is_code_2(make_job: Callable, listener: Any) -> None:
     with pytest.raises(UsageError, match="the data set has 48 films, fewer than one batch of 49"):
         Trainer(make_job("run.batch_size=49"), listener)
+
+
+def test_the_methods_hook_sees_clipped_gradients_and_what_it_takes_away_does_not_move(
+    train: Callable, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the official DINO: clip, then cancel. The norm that is clipped is that of all gradients."""
+    norms = []
+
+    def cancel(self: Any, progress: Any) -> None:
+        norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])))
+        self.head.weight.grad = None
+
+    monkeypatch.setattr(toy, "after_backward", cancel)
+    trained = train("optimizer.clip_norm=0.01", "run.epochs=1", "optimizer.lr=1.0e-2")
+    assert norms == pytest.approx([0.01] * 6, rel=1e-3)
+    fresh = build_state(trained.trainer.job).method
+    assert torch.equal(trained.trainer.state.method.head.weight, fresh.head.weight)
+    assert not torch.equal(trained.trainer.state.method.head.bias, fresh.head.bias)
+    assert trained.trainer.state.method.head.weight not in trained.trainer.state.optimizer.state
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_the_optimizer_of_the_recipe_gets_the_values_of_every_step(
+    name: str, train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def record(self: Any, optimizer: Any, *more: Any) -> None:
+        seen.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
+        optimizer.step()
+
+    monkeypatch.setattr(torch.amp.GradScaler, "step", record)
+    extra = ("optimizer.lr_1d=0.002",) if name == "lars" else ()
+    trained = train(f"optimizer.name={name}", "optimizer.lr=0.1", "optimizer.final_weight_decay=0.2", *extra)
+    plan = trained.trainer.plan
+    wanted = [[(plan.at(n).lr, plan.at(n).weight_decay), (plan.at(n).lr_1d, 0.0)] for n in range(12)]
+    assert seen == wanted
+    assert seen[-1] == [(0.0, 0.2), (0.0, 0.0)]

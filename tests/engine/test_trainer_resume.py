@@ -35,11 +35,14 @@ def test_four_steps_are_two_and_a_stop_and_two_bit_for_bit(
         assert same(a, b)
 
 
-@pytest.mark.parametrize(("optimizer", "stops"), [("adamw", (1, 3, 5, 6, 7, 10, 12)), ("sgd", (4, 6))])
+@pytest.mark.parametrize(
+    ("optimizer", "stops"), [("adamw", (1, 3, 5, 6, 7, 10, 12)), ("sgd", (4, 6)), ("lars", (5,)), ("lamb", (5,))]
+)
 def test_a_stop_after_any_step_changes_nothing(
     optimizer: str, stops: tuple[int, ...], train: Any, stop: Any, saved: Any, lines: Any, same: Any
 ) -> None:
     overrides = (f"optimizer.name={optimizer}", "optimizer.clip_norm=0.1", "run.log_steps=2")
+    overrides += ("optimizer.final_weight_decay=0.2",)
     train(*overrides, out="runs/whole")
     for step in stops:
         out = f"runs/{step}"

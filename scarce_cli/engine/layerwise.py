@@ -1,0 +1,132 @@
+"""Optimizers for large batches, which fit the step of each tensor to the tensor's own length.
+
+torch has neither. All arithmetic is over lists of tensors at once, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rates (You et al., 2017, arXiv 1708.03888), as in the main.py of Barlow Twins.
+
+    For every tensor p with gradient g: d = g + weight_decay * p; in a group with ``adapt``,
+    d *= eta * |p| / |d| (1 where either is 0); mu = momentum * mu + d; p -= lr * mu.
+    A tensor without gradient is left as it is.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        eta: float = 0.001,
+        adapt: bool = True,
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "adapt": adapt}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update of every tensor that has a gradient. ``closure`` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            weights, gradients = _with_gradient(group)
+            if weights:
+                buffers = [self._buffer(weight) for weight in weights]
+                _lars(weights, gradients, buffers, group)
+
+    def _buffer(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["mu"] = torch.zeros_like(weight)
+        return cast(Tensor, state["mu"])
+
+
+def _lars(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], group: dict[str, Any]) -> None:
+    if group["weight_decay"] != 0:
+        gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+    if group["adapt"]:
+        gradients = list(torch._foreach_mul(gradients, _trust(weights, gradients, group["eta"])))
+    torch._foreach_mul_(buffers, group["momentum"])
+    torch._foreach_add_(buffers, gradients)
+    torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+
+class LAMB(Optimizer):
+    """Adam's update fitted to each tensor's length (You et al., 2020, arXiv 1904.00962), as SparK uses timm's.
+
+    m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2; both corrected for their start at 0;
+    u = m / (sqrt(v) + eps) + weight_decay * p; in a group that is decayed, u *= |p| / |u| (1 where either
+    is 0); p -= lr * u. A tensor without gradient is left as it is and counts no step. The gradient's global
+    norm is clipped outside.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update of every tensor that has a gradient. ``closure`` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            weights, gradients = _with_gradient(group)
+            if weights:
+                states = [self._moments(weight) for weight in weights]
+                _lamb(weights, gradients, states, group)
+
+    def _moments(self, weight: Tensor) -> dict[str, Any]:
+        state = self.state[weight]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight))
+        state["step"] += 1
+        return state
+
+
+def _lamb(weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+    beta1, beta2 = group["betas"]
+    means: list[Tensor] = [state["exp_avg"] for state in states]
+    squares: list[Tensor] = [state["exp_avg_sq"] for state in states]
+    torch._foreach_mul_(means, beta1)
+    torch._foreach_add_(means, gradients, alpha=1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    sizes = list(torch._foreach_sqrt(squares))
+    torch._foreach_div_(sizes, [math.sqrt(1 - beta2 ** state["step"]) for state in states])
+    torch._foreach_add_(sizes, group["eps"])
+    updates = list(torch._foreach_div(means, [1 - beta1 ** state["step"] for state in states]))
+    torch._foreach_div_(updates, sizes)
+    if group["weight_decay"] != 0:
+        torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+        torch._foreach_mul_(updates, _trust(weights, updates, 1.0))
+    torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+
+def _with_gradient(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    weights = [weight for weight in group["params"] if weight.grad is not None]
+    return weights, [weight.grad for weight in weights]
+
+
+def _trust(weights: list[Tensor], updates: list[Tensor], scale: float) -> list[Tensor]:
+    """``scale`` times each weight's length over its update's (0-d each); 1 where either is 0."""
+    long = torch.stack(torch._foreach_norm(weights))
+    wide = torch.stack(torch._foreach_norm(updates))
+    ratio = torch.where((long > 0) & (wide > 0), scale * long / wide, 1.0)
+    return list(ratio.unbind())
