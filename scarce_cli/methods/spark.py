@@ -1,8 +1,9 @@
 """SparK: reconstruct masked patches with a convolutional network (Tian et al., 2023, arXiv 2301.03580).
 
-Here with the masking of the published series (part 4): patches are zeroed in the input and an ordinary
-ResNet and U-Net reconstruct them. The target is every patch normalised by its own mean and variance; the
-loss is the squared error on masked patches only.
+The target is every patch normalised by its own mean and variance; the loss is the squared error on masked
+patches only. ``masking: sparse`` is the paper: the encoder sees visible positions only, learned tokens fill the
+others, and the light decoder paints. ``masking: input`` is part 4 of the published series: patches are zeroed in
+the input only, and an ordinary ResNet and U-Net do the rest.
 
 Shape suffixes: B films, C channels, H and W pixels, F patches along a side, P pixels along a patch's side.
 """
@@ -14,14 +15,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from scarce_cli.config import AugmentSettings, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.errors import UsageError
 from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.methods.settings import SparKSettings
+from scarce_cli.models.light_decoder import WIDTH_STEP, Densify, LightDecoder
 from scarce_cli.models.resnet import Encoder
+from scarce_cli.models.sparse import STRIDE, VisiblePatches, packed_stages
 from scarce_cli.models.unet import UNetDecoder
 
 _EPS = 1e-6  # inside the root, as official
@@ -83,7 +86,7 @@ def reconstruction_loss(prediction_BCHW: Tensor, image_BCHW: Tensor, visible_B1F
 
 
 class SparK(Method):
-    """An encoder that sees some patches and a U-Net that paints the others."""
+    """An encoder that is shown some patches, and a decoder that paints the others."""
 
     settings_type = SparKSettings
 
@@ -91,15 +94,28 @@ class SparK(Method):
         super().__init__(encoder)
         self.settings = settings
         self.side = size // settings.patch
-        self.decoder = UNetDecoder(encoder.widths, settings.decoder_width)
+        self.sparse = settings.masking == "sparse"
+        if self.sparse:
+            self.densify = Densify(encoder.widths, settings.decoder_width)
+            self.decoder: nn.Module = LightDecoder(settings.decoder_width, encoder.conv1.in_channels)
+        else:
+            self.decoder = UNetDecoder(encoder.widths, settings.decoder_width)
 
     @classmethod
     def build(cls, encoder: Encoder, settings: Settings, size: int) -> SparK:
-        """Raises UsageError when the view cannot be cut into patches or the network's strides."""
+        """Raises UsageError when view, patches, mask and decoder do not fit each other."""
         assert isinstance(settings, SparKSettings)
-        for name, step in (("method.patch", settings.patch), ("the network's stride", 32)):
+        for name, step in (("method.patch", settings.patch), ("the network's stride", STRIDE)):
             if size % step:
                 raise UsageError(f"data.size is {size}, not a multiple of {name} ({step})", "change one of them")
+        if settings.masking == "sparse":
+            _check_sparse(settings)
+        side = size // settings.patch
+        if visible_count(side, settings.mask_ratio) == 0:
+            raise UsageError(
+                f"method.mask_ratio {settings.mask_ratio:g} hides all {side * side} of a view's patches (data.size {size})",
+                "lower method.mask_ratio, or make data.size larger",
+            )
         return cls(encoder, settings, size)
 
     def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:
@@ -107,12 +123,13 @@ class SparK(Method):
         return [ViewSpec(size, augment)]
 
     def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
-        """The target is the view without noise: noise cannot be predicted."""
+        """The target is the view without noise, unless ``noisy_target``: noise cannot be predicted."""
         (view,) = views
         visible = draw_visible(len(view.image_BCHW), self.side, self.settings.mask_ratio, generator)
-        maps, prediction = self._paint(view.image_BCHW, visible)
-        loss = reconstruction_loss(prediction, view.clean_BCHW, visible, self.settings.patch)
-        return StepOutput(loss=loss, embeddings_ND=maps[-1].detach().float().mean(dim=(2, 3)))
+        features, prediction = self._paint(view.image_BCHW, visible)
+        target = view.image_BCHW if self.settings.noisy_target else view.clean_BCHW
+        loss = reconstruction_loss(prediction, target, visible, self.settings.patch)
+        return StepOutput(loss=loss, embeddings_ND=features)
 
     @torch.no_grad()
     def reconstruct(self, images_BCHW: Tensor, generator: torch.Generator) -> Reconstruction:
@@ -126,6 +143,25 @@ class SparK(Method):
         patch = float(self.settings.patch)
         return F.interpolate(visible_B1FF.float(), scale_factor=patch, mode="nearest")
 
-    def _paint(self, images_BCHW: Tensor, visible_B1FF: Tensor) -> tuple[list[Tensor], Tensor]:
-        maps = self.encoder.stages(images_BCHW * self._pixels(visible_B1FF))
-        return maps, self.decoder(maps)
+    def _paint(self, images_BCHW: Tensor, visible_B1FF: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of what is shown, (B, D) without gradient, and the prediction (B, C, H, W)."""
+        if not self.sparse:
+            maps = self.encoder.stages(images_BCHW * self._pixels(visible_B1FF))
+            return maps[-1].detach().float().mean(dim=(2, 3)), self.decoder(maps)
+        visible = VisiblePatches(visible_B1FF, per_film=visible_count(self.side, self.settings.mask_ratio))
+        stages = packed_stages(self.encoder, images_BCHW, visible)
+        features = stages[-1].detach().unflatten(0, (len(images_BCHW), -1)).float().mean(dim=(1, 3, 4))
+        return features, self.decoder(self.densify(stages, visible))
+
+
+def _check_sparse(settings: SparKSettings) -> None:
+    """Raises UsageError when patch or decoder do not fit the network's stride."""
+    for name, value, step in (
+        ("patch", settings.patch, STRIDE),
+        ("decoder_width", settings.decoder_width, WIDTH_STEP),
+    ):
+        if value % step:
+            raise UsageError(
+                f"method.{name} is {value}, not a multiple of {step}, which method.masking=sparse needs",
+                f"--set method.{name}={step * max(1, round(value / step))}, or --set method.masking=input",
+            )

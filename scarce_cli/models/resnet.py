@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -42,7 +42,7 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         x = self.maxpool(self.relu(self.bn1(self.conv1(x_B1HW))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = self._run(stage, x)
+            x = self.run_stage(stage, x)
             maps.append(x)
         return maps
 
@@ -50,12 +50,13 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         """Feature vectors (B, D): the mean over space of a stage's output, of the last one by default."""
         return self.stages(x_B1HW)[stage - 1].mean(dim=(2, 3))
 
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+    def run_stage(self, stage: nn.Module, x: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Output of one of the four stages, or of another ``forward`` over its modules; recomputed if so set."""
+        forward = stage if forward is None else forward
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
-            out: Tensor = stage(x)
-            return out
+            return forward(x)
         recomputed: Tensor = checkpoint(
-            stage,
+            forward,
             x,
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),

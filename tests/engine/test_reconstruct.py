@@ -31,7 +31,9 @@ def cache(dataset: Path) -> Cache:
 
 def rows(cache: Cache, count: int = 5, seed: int = 0) -> list[Row]:
     torch.manual_seed(0)
-    spark = SparK.build(build_encoder("resnet18", seed=0), SparKSettings(patch=8, decoder_width=16), 32).eval()
+    spark = SparK.build(
+        build_encoder("resnet18", seed=0), SparKSettings(masking="input", patch=8, decoder_width=16), 32
+    ).eval()
     return reconstruct_films(spark, INFO, cache, count=count, seed=seed, device=CPU)
 
 

@@ -23,7 +23,7 @@ from scarce_cli.methods.spark import (
 from scarce_cli.models.resnet import build_encoder
 
 SIZE, PATCH = 64, 16
-SETTINGS = SparKSettings(patch=PATCH, mask_ratio=0.6, decoder_width=16)
+SETTINGS = SparKSettings(masking="input", patch=PATCH, mask_ratio=0.6, decoder_width=16)
 NOW = Progress(0, 10, 5)
 
 
@@ -146,9 +146,9 @@ def test_noise_is_in_the_input_but_not_in_the_target(spark: SparK, monkeypatch: 
     std = (F.avg_pool2d(clean.square(), PATCH) - mean.square()).sqrt()
     perfect = (clean - F.interpolate(mean, scale_factor=16.0)) / F.interpolate(std, scale_factor=16.0)
 
-    def paint(images: Tensor, visible: Tensor) -> tuple[list[Tensor], Tensor]:
+    def paint(images: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         seen.append(images)
-        return [images], perfect
+        return images.flatten(1), perfect
 
     monkeypatch.setattr(spark, "_paint", paint)
     assert float(spark([View(noisy, clean)], NOW, generator()).loss) < 1e-4
@@ -201,7 +201,9 @@ def test_embeddings_are_the_encoder_s_features_of_masked_films(spark: SparK) -> 
 @pytest.mark.parametrize(("size", "patch", "named"), [(64, 24, "method.patch"), (48, 16, "the network's stride")])
 def test_sizes_that_do_not_fit_are_refused(size: int, patch: int, named: str) -> None:
     with pytest.raises(UsageError, match=f"data.size is {size}, not a multiple of {named}"):
-        SparK.build(build_encoder("resnet18", seed=0), SparKSettings(patch=patch, decoder_width=16), size)
+        SparK.build(
+            build_encoder("resnet18", seed=0), SparKSettings(masking="input", patch=patch, decoder_width=16), size
+        )
 
 
 def test_one_view_of_the_run_s_size(spark: SparK) -> None:
