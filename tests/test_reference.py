@@ -11,14 +11,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.official import barlow, collapse, dino, probe, schedules, spark_loss
+from tests.official import (
+    barlow,
+    collapse,
+    dino,
+    moco,
+    probe,
+    schedules,
+    spark_encoder,
+    spark_loss,
+    spark_model,
+    split_batch_norm,
+    vicreg,
+)
 from tests.official.common import Family
 
 COPIES = Path(__file__).parent / "reference"
 FAMILIES: dict[str, Family] = {
     **barlow.FAMILIES,
+    **moco.FAMILIES,
+    **split_batch_norm.FAMILIES,
+    **vicreg.FAMILIES,
     **dino.FAMILIES,
     **spark_loss.FAMILIES,
+    **spark_encoder.FAMILIES,
+    **spark_model.FAMILIES,
     **collapse.FAMILIES,
     **probe.FAMILIES,
     **schedules.FAMILIES,
