@@ -113,7 +113,7 @@ class SparK(Method):
         side = size // settings.patch
         if visible_count(side, settings.mask_ratio) == 0:
             raise UsageError(
-                f"method.mask_ratio {settings.mask_ratio:g} hides all {side * side} of a view's patches (data.size {size})",
+                f"method.mask_ratio {settings.mask_ratio:g} hides all {side * side} patches at data.size {size}",
                 "lower method.mask_ratio, or make data.size larger",
             )
         return cls(encoder, settings, size)
