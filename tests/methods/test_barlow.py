@@ -55,9 +55,9 @@ def test_the_formula(rows: int, dimensions: int, scale: float) -> None:
     off = sum(c[d, e] ** 2 for d in range(dimensions) for e in range(dimensions) if d != e)
     terms = barlow_loss(z1, z2, LAMBD, official)
     np.testing.assert_allclose(correlation(z1, z2, official), c, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(terms.on_diagonal, on, rtol=1e-9, atol=1e-20)
+    np.testing.assert_allclose(terms.on_diagonal, on, rtol=1e-9, atol=1e-20)  # 1 - c is exact to 1e-16 only
     np.testing.assert_allclose(terms.off_diagonal, off, rtol=1e-9)
-    np.testing.assert_allclose(terms.loss, on + LAMBD * off, rtol=1e-9)
+    np.testing.assert_allclose(terms.loss, on + LAMBD * off, rtol=1e-9, atol=1e-20)
 
 
 def test_the_published_formula() -> None:
