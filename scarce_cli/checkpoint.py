@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -59,7 +60,7 @@ class SavedEncoder:
     digest: str  # SHA-256 of the file
     method: str
     epoch: int
-    seed: int  # of the run; `build_encoder(info.backbone, seed=seed)` is what training started from
+    seed: int  # of the run; `build_encoder(info.backbone, seed=seed)` is its random start (model.init or not)
     data: Mapping[str, Any]  # {"folder", "digest", "films"} of the data set it was trained on
 
 
@@ -145,7 +146,20 @@ def _listed(path: Path) -> list[str]:
 
 
 def load(path: Path) -> tuple[dict[str, Any], str]:
-    """Read a checkpoint; returns its contents and its SHA-256.
+    """Read a checkpoint; returns its contents and its SHA-256. Raises as `read_archive`."""
+    payload, digest = read_archive(path)
+    if not is_own(payload):
+        raise UsageError(f"{path} is not a checkpoint of this version of scarce", "pretrain with this version")
+    return payload, digest
+
+
+def is_own(payload: Any) -> bool:
+    """Whether what `read_archive` returned is a checkpoint of this version of scarce."""
+    return isinstance(payload, dict) and payload.get("format") == FORMAT and set(payload) == _KEYS
+
+
+def read_archive(path: Path) -> tuple[Any, str]:
+    """Read any archive of tensors that ``torch.save`` wrote; returns its contents, unchecked, and its SHA-256.
 
     What is read is one file from beginning to end, also when a run saves meanwhile. Without a digest beside it
     (a copy) the archive's own check sums are verified, which find damage but no forgery.
@@ -165,11 +179,11 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
             if listed and digest not in listed:
                 if _was_replaced(path, handle):
-                    return load(path)
+                    return read_archive(path)
                 said = f"its SHA-256 is {digest[:12]}…, {digest_path(path).name} says {listed[0][:12]}…"
                 raise DamagedData(f"{path} is damaged: {said}", _USE_OLDER)
             _check_container(path, handle, verify=not listed)
-            return _load_tensors(path, handle), digest
+            return load_tensors(path, handle), digest
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror or error}", "check the permissions") from error
 
@@ -210,19 +224,25 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise UnsafeInput(f"{path} declares more than it holds", "it was not written by scarce; do not use it")
 
 
-def _load_tensors(path: Path, handle: IO[bytes]) -> dict[str, Any]:
+def load_tensors(path: Path, handle: IO[bytes]) -> Any:
+    """What ``torch.save`` wrote into the open file, by the loader that knows tensors and plain values alone.
+
+    Raises:
+        UnsafeInput: there is more in it, which may be code.
+        DamagedData: it cannot be read.
+    """
     handle.seek(0)
     try:
-        payload = torch.load(handle, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # what torch says of odd files is in our message
+            warnings.simplefilter("ignore")
+            return torch.load(handle, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UnsafeInput(
             f"{path} holds more than tensors and plain values, so it may hold code; it was not opened", _OWN_ONLY
         ) from None
     except Exception as error:  # torch raises many types on damaged archives
-        raise DamagedData(f"{path} cannot be read: {str(error).splitlines()[0]}", _USE_OLDER) from None
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT or set(payload) != _KEYS:
-        raise UsageError(f"{path} is not a checkpoint of this version of scarce", "pretrain with this version")
-    return payload
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedData(f"{path} cannot be read: {first}", _USE_OLDER) from None
 
 
 def load_encoder(path: Path) -> SavedEncoder:
@@ -236,7 +256,7 @@ def encoder_of(payload: Mapping[str, Any], digest: str, path: Path) -> SavedEnco
     state, origin = payload["encoder"], payload["origin"]
     try:
         for name, tensor in state.items():
-            _check_tensor(path, name, tensor)
+            check_tensor(path, name, tensor)
         return SavedEncoder(
             state=state,
             info=EncoderInfo(**payload["info"]),
@@ -251,8 +271,13 @@ def encoder_of(payload: Mapping[str, Any], digest: str, path: Path) -> SavedEnco
         raise UsageError(f"{path} is not a checkpoint of this version of scarce", _OWN_ONLY) from None
 
 
-def _check_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:
-    """Plain, no larger than the bytes behind it (a stride of zero unfolds without end), and finite."""
+def check_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:
+    """Plain, no larger than the bytes behind it (a stride of zero unfolds without end), and finite.
+
+    Raises:
+        UnsafeInput: it is not plain, or larger.
+        DamagedData: it holds NaN or infinity.
+    """
     if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
         raise UnsafeInput(f"{path}: '{name}' declares more than it holds", _OWN_ONLY)
     if not torch.isfinite(tensor).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from scarce_cli.config import RunConfig, Settings
+    from scarce_cli.config import ModelSettings, RunConfig, Settings
     from scarce_cli.data.cache import Cache
     from scarce_cli.engine.trainer import Trainer
     from scarce_cli.presets import Preset
@@ -32,7 +33,7 @@ class Wandb(StrEnum):
 
 
 def pretrain(
-    method: Annotated[str, typer.Argument(help="spark (moco, barlow and dino are still to come).")],
+    method: Annotated[str, typer.Argument(help="moco, barlow, spark or dino.")],
     preset: Annotated[
         str, typer.Option(help="A shipped recipe (l4, cpu, demo, smoke) or the path of a YAML file.")
     ] = "l4",
@@ -45,6 +46,10 @@ def pretrain(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Fixes the order, the views, the masks and the first weights.")
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights: a local file of torchvision's ResNet, or a checkpoint."),
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="Train here, whatever the recipe says.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
     wandb: Annotated[Wandb, typer.Option(help="Record with Weights & Biases. Never asks.")] = Wandb.off,
@@ -55,6 +60,7 @@ def pretrain(
 
     overrides = list(settings or [])
     overrides += [] if seed is None else [f"run.seed={seed}"]
+    overrides += [] if init is None else [f"model.init={json.dumps(str(init), ensure_ascii=False)}"]
     overrides += [] if device is None else [f"run.device={device}"]
     check_name(method)
     loaded = load_preset(preset, method, overrides)
@@ -75,7 +81,8 @@ def run_pretraining(
 
     config = validate(preset, RunConfig)
     method_settings = validate(preset, settings_class(preset.method), ("method",))
-    config = config.model_copy(update={"method": method_settings.model_dump(mode="json")})
+    first = _first_weights(config, resume)
+    config = config.model_copy(update={"method": method_settings.model_dump(mode="json"), "model": first})
     cache = open_cache(find_dataset(Path(), data))
     steps_per_epoch(len(cache.names), config.run.batch_size)
     if resume:
@@ -92,6 +99,18 @@ def run_pretraining(
             _record(run, preset, trainer)
         trainer.train()
     _say_what_is_next(run, preset.method)
+
+
+def _first_weights(config: RunConfig, resume: bool) -> ModelSettings:
+    """The model's settings with the whole path of the weights to start from. A run that goes on has its own."""
+    from scarce_cli.errors import UsageError
+
+    if not config.model.init:
+        return config.model
+    path = Path(config.model.init).absolute()
+    if not resume and not path.is_file():
+        raise UsageError(f"no file of weights {path}", "give the path of a local file: nothing is downloaded")
+    return config.model.model_copy(update={"init": str(path)})
 
 
 def _held(cache: Cache) -> Cache:

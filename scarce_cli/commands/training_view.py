@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scarce_cli.commands.console import progress_bar, stderr, warn
+from scarce_cli.commands.console import harmless, progress_bar, stderr, warn
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -25,9 +25,13 @@ class TrainingView:
 
     def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
         """Print what will be done, open the bar."""
+        from rich.markup import escape
+
         config, cache = self._job.config, self._job.cache
         epochs = "1 epoch" if config.run.epochs == 1 else f"{config.run.epochs} epochs"
         going_on = f", going on after step {from_step}" if from_step else ""
+        if config.model.init and not from_step:
+            going_on = f", starting from {escape(harmless(config.model.init))}"
         stderr().print(
             f"[bold]{self._job.identity.method}[/bold] {config.model.backbone}, {config.data.size} px, "
             f"{parameters / 1e6:.1f} million weights, {config.run.precision} on {self._job.device}\n"

@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rates (You et al., 2017, arXiv 1708.03888), as in the main.py of Barlow Twins.
+    """Layer-wise adaptive rates (You et al., 2017, arXiv 1708.03888), as in the code of arXiv 2103.03230 (main.py).
 
     For every tensor p with gradient g: d = g + weight_decay * p; in a group with ``adapt``,
     d *= eta * |p| / |d| (1 where either is 0); mu = momentum * mu + d; p -= lr * mu.
@@ -63,7 +63,8 @@ def _lars(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor],
 
 
 class LAMB(Optimizer):
-    """Adam's update fitted to each tensor's length (You et al., 2020, arXiv 1904.00962), as SparK uses timm's.
+    """Adam's update fitted to each tensor's length (You et al., 2020, arXiv 1904.00962), as the code of
+    arXiv 2301.03580 uses timm's.
 
     m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2; both corrected for their start at 0;
     u = m / (sqrt(v) + eps) + weight_decay * p; in a group that is decayed, u *= |p| / |u| (1 where either

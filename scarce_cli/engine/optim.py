@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,18 +16,13 @@ _SAFE = 1e-6  # added to a norm that is divided by, as torch and the official co
 
 
 def parameter_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, *, undecayed: Collection[str] = ()
+    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
 ) -> list[dict[str, Any]]:
-    """Two groups: ``decayed``, and not decayed (biases, norm scales: everything with one dimension or none).
-
-    Args:
-        undecayed: words; a parameter with one of them in its name is not decayed either.
-    """
+    """Two groups: ``decayed``, and not decayed (biases, norm scales: everything with one dimension or none)."""
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in parameters:
-        spared = parameter.ndim <= 1 or any(word in name for word in undecayed)
-        (rest if spared and not settings.decay_all else decayed).append(parameter)
+    for _, parameter in parameters:
+        (decayed if parameter.ndim > 1 or settings.decay_all else rest).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay, "decayed": True},
         {"params": rest, "weight_decay": 0.0, "decayed": False},
@@ -36,13 +31,13 @@ def parameter_groups(
 
 
 def build_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, *, undecayed: Collection[str] = ()
+    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101), SGD with momentum, LARS or LAMB. Arguments as `parameter_groups`.
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101), SGD with momentum, LARS or LAMB.
 
     LARS fits the step to the length of decayed tensors alone, LAMB too (none, without decay).
     """
-    groups = parameter_groups(parameters, settings, undecayed=undecayed)
+    groups = parameter_groups(parameters, settings)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
     if settings.name == "lamb":
@@ -62,7 +57,7 @@ def set_values(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
 
 def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> Tensor:
     """Shorten gradients: all by one factor so that their global norm is at most ``clip_norm``, or every tensor's by
-    itself to at most ``clip_each``, as the official DINO does.
+    itself to at most ``clip_each``, as the code of arXiv 2104.14294 does.
 
     Returns the global norm before (0-d): not finite when any gradient is not.
     """

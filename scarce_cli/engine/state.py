@@ -41,6 +41,7 @@ class TrainState:
     method: Method
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    init_digest: str = ""  # SHA-256 of the file that the encoder started from; "": drawn by the seed, or not looked at
     step: int = 0  # steps done
     bad_in_a_row: int = 0  # steps skipped for a non-finite loss, without a good one between
     bad_steps: int = 0
@@ -91,13 +92,17 @@ class Identity:
         }
 
 
+def _origin(identity: Identity, state: TrainState, epoch: int) -> dict[str, Any]:
+    return {**identity.origin(state.step, epoch), "init_digest": state.init_digest}
+
+
 def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) -> None:
     """Write ``last.pt``; what it replaces becomes ``previous.pt``."""
     checkpoint.save(
         run.last,
         encoder=state.method.evaluation_encoder().state_dict(),
         info=identity.info(),
-        origin=identity.origin(state.step, epoch),
+        origin=_origin(identity, state, epoch),
         state={
             "method": state.method.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -118,7 +123,7 @@ def save_snapshot(path: Path, identity: Identity, state: TrainState, epoch: int)
         path,
         encoder=state.method.evaluation_encoder().state_dict(),
         info=identity.info(),
-        origin=identity.origin(state.step, epoch),
+        origin=_origin(identity, state, epoch),
     )
 
 
@@ -152,11 +157,12 @@ def _restore(path: Path, identity: Identity, state: TrainState) -> list[str]:
     saved = payload["state"]
     if saved is None:
         raise UsageError(f"{path} holds an encoder only", "resume from the run's last.pt")
-    _compare(payload["origin"], identity, path)
+    _compare(payload["origin"], identity, state.init_digest, path)
     _load_weights(state.method, saved["method"], path)
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
     state.step = int(payload["origin"]["step"])
+    state.init_digest = payload["origin"].get("init_digest", "")
     state.bad_in_a_row, state.bad_steps = int(saved["bad_in_a_row"]), int(saved["bad_steps"])
     state.epoch_sums = saved["epoch_sums"]
     torch.set_rng_state(saved["torch_rng"])
@@ -172,12 +178,15 @@ def _load_weights(method: Method, weights: Mapping[str, Any], path: Path) -> Non
         raise UsageError(f"{path}: the weights do not fit: {''.join(first).strip()}", "pretrain again") from None
 
 
-def _compare(origin: Mapping[str, Any], identity: Identity, path: Path) -> None:
+def _compare(origin: Mapping[str, Any], identity: Identity, init_digest: str, path: Path) -> None:
     now = identity.origin(0, 0)
     changes = [f"method: {origin['method']} -> {now['method']}"] if origin["method"] != now["method"] else []
     changes += _differences(origin["settings"], now["settings"])
     if origin["data"]["digest"] != now["data"]["digest"]:
         changes.append(f"films of {origin['data']['folder']} -> films of {now['data']['folder']}")
+    old = origin.get("init_digest", "")
+    if init_digest and init_digest != old:
+        changes.append(f"SHA-256 of {identity.config.model.init}: {old[:12]}… -> {init_digest[:12]}…")
     if changes:
         raise UsageError(
             f"{path} was trained with other settings: {'; '.join(changes)}",

@@ -13,41 +13,21 @@ from torch import Tensor
 from scarce_cli.data.augment import View, draw_parameters, make_view
 from scarce_cli.data.loader import load_films
 from scarce_cli.data.order import batch_rows, epoch_order, steps_per_epoch
-from scarce_cli.engine.device import autocast, grad_scaler, memory_guard
+from scarce_cli.engine.device import autocast, memory_guard
 from scarce_cli.engine.job import Job, Observer, StepReport
-from scarce_cli.engine.optim import build_optimizer, clip_gradients, set_values
+from scarce_cli.engine.optim import clip_gradients, set_values
 from scarce_cli.engine.plan import Plan, StepValues
 from scarce_cli.engine.records import Records
 from scarce_cli.engine.signals import StopRequest
-from scarce_cli.engine.state import TrainState, restore_newest, running_statistics, save_run, save_snapshot
+from scarce_cli.engine.start import build_state
+from scarce_cli.engine.state import restore_newest, running_statistics, save_run, save_snapshot
 from scarce_cli.errors import Diverged, Interrupted, ResourceError
 from scarce_cli.evaluation.collapse import quick_metrics
 from scarce_cli.methods.base import Progress, StepOutput
-from scarce_cli.models.resnet import build_encoder
 
 _BAD_STEPS = 10  # non-finite losses in a row that end a run
 _FAILED_SAVES = 3  # in a row that end a run
 _LEAST_SCALE = 1.0  # of the fp16 loss: below, gradients no longer fit whatever the scale
-
-
-def build_state(job: Job) -> TrainState:
-    """Encoder, method and optimizer at step 0; the weights are fixed by the seed alone."""
-    config = job.config
-    encoder = build_encoder(
-        config.model.backbone,
-        seed=config.run.seed,
-        gradient_checkpointing=config.model.gradient_checkpointing,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed + 1)
-        method = job.method_class.build(encoder, job.method_settings, config.data.size)
-    # Channels last: 1.5 to 1.7 times the steps per second on two CPU cores, and what tensor cores want.
-    method.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(
-        method=method,
-        optimizer=build_optimizer(method.trained_parameters(), config.optimizer, undecayed=method.undecayed),
-        scaler=grad_scaler(job.device, config.run.precision),
-    )
 
 
 class Trainer:
@@ -57,7 +37,8 @@ class Trainer:
         """Build everything; nothing is written yet.
 
         Raises:
-            UsageError: fewer films than a batch, or settings that do not fit each other.
+            UsageError: fewer films than a batch, or settings or first weights that do not fit each other.
+            UnsafeInput, DamagedData: the first weights cannot be used.
             ResourceError: the network does not fit into memory.
         """
         self.job = job

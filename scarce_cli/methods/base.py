@@ -65,7 +65,6 @@ class Method(nn.Module, ABC):
     """
 
     settings_type: ClassVar[type[Settings]]
-    undecayed: ClassVar[tuple[str, ...]] = ()  # parts of the names of parameters without decay, beside biases and norms
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from scarce_cli import checkpoint
 from scarce_cli.commands.training_view import TrainingView
 from scarce_cli.config import RunConfig
-from scarce_cli.files import folder_lock
+from scarce_cli.files import folder_lock, sha256
 from scarce_cli.presets import load_preset, validate
 from scarce_cli.runs import read_metrics
 
@@ -108,7 +109,8 @@ def test_without_cuda_the_l4_recipe_is_code_8(scarce: Callable, dataset: Path, m
 
 WRONG = [
     (("sparc",), "no method 'sparc'; did you mean 'spark'?", "methods: spark, moco, barlow, dino"),
-    (("moco",), "moco is not built yet", "built: spark"),
+    (("spark", "--preset", "smoke", "--init", "none.pth"), "no file of weights ", "nothing is downloaded"),
+    (("spark", "--preset", "smoke", "--init", "."), "no file of weights ", "nothing is downloaded"),
     (("spark", "--preset", "smok"), "no preset 'smok' for spark; did you mean 'smoke'?", "presets: "),
     (("spark", "--preset", "a.yaml"), "no preset file a.yaml", "shipped presets: "),
     (("spark", "--set", "run.epoch=1"), "unknown key 'run.epoch'; did you mean 'epochs'?", "valid keys there: "),
@@ -145,6 +147,53 @@ def test_wrong_settings_of_the_method_are_code_2(pretrain: Callable) -> None:
         assert message in result.err
         assert "What to do: " in result.err
         assert _files(Path()) == []
+
+
+@pytest.fixture
+def weights() -> Path:
+    """torchvision's ResNet-18 in a file whose name YAML would read otherwise."""
+    torch.manual_seed(7)
+    path = Path("Röntgen \U0001fa7b [weights]: #1.pth")
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path
+
+
+def test_a_run_can_start_from_weights_and_records_where_they_are(pretrain: Callable, weights: Path) -> None:
+    still = ("--set", "optimizer.lr=1.0e-30", "--set", "optimizer.weight_decay=0.0")
+    result = pretrain(*TINY, *still, "--init", weights)
+    assert result.code == 0, result.err
+    assert f"starting from {weights.absolute()}" in result.err
+    run, state = Path("runs/spark-smoke"), torch.load(weights)
+    config = validate(load_preset(str(run / "settings.yaml"), "spark"), RunConfig)
+    assert config.model.init == str(weights.absolute())
+    assert checkpoint.load(run / "last.pt")[0]["origin"]["init_digest"] == sha256(weights)
+    found = checkpoint.load_encoder(run / "last.pt").state
+    torch.testing.assert_close(found["conv1.weight"], state["conv1.weight"].sum(dim=1, keepdim=True))
+    assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+
+def test_weights_that_cannot_be_used_end_with_their_code_and_leave_nothing(pretrain: Callable, weights: Path) -> None:
+    state = torch.load(weights)
+    bad = {
+        2: {**state, "layer1.2.conv1.weight": torch.zeros(3)},
+        4: {**state, "conv1.weight": _Evil()},
+        5: {**state, "bn1.bias": state["bn1.bias"] / 0},
+    }
+    weights.unlink()
+    for code, what in bad.items():
+        torch.save(what, "bad.pth")
+        result = pretrain(*TINY, "--init", "bad.pth")
+        assert result.code == code
+        assert "bad.pth" in result.err
+        assert "What to do: name a local file (nothing is downloaded)" in result.err
+        assert _files(Path()) == ["bad.pth"]
+
+
+class _Evil:
+    """Pickled, this touches a file when it is unpickled without care."""
+
+    def __reduce__(self) -> tuple:
+        return (os.system, (f"touch {Path.cwd() / 'marker'}",))
 
 
 def test_several_data_sets_are_listed(scarce: Callable, dataset: Path) -> None:

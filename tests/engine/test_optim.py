@@ -37,21 +37,15 @@ def test_biases_and_norms_are_not_decayed_and_nothing_else(name: str) -> None:
     rest = set()
     for place, module in method.named_modules():
         for key, parameter in module.named_parameters(prefix=place, recurse=False):
-            spared = isinstance(module, NORMS) or key.endswith("bias") or any(word in key for word in method.undecayed)
+            spared = isinstance(module, NORMS) or key.endswith("bias") or isinstance(module, nn.ParameterList)  # tokens
             if parameter.requires_grad and spared:
                 rest.add(parameter)
     assert rest
-    decayed, kept = parameter_groups(trained.items(), _settings(), undecayed=method.undecayed)
+    decayed, kept = parameter_groups(trained.items(), _settings())
     assert set(kept["params"]) == rest
     assert set(decayed["params"]) == set(trained.values()) - rest
     assert len(decayed["params"]) + len(kept["params"]) == len(trained)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0.0)
-
-
-def test_a_method_may_name_others_that_are_not_decayed() -> None:
-    net = nn.ParameterDict({"token_a": torch.zeros(1, 3, 1, 1), "out": torch.zeros(1, 3, 1, 1)})
-    decayed, rest = parameter_groups(net.named_parameters(), _settings(), undecayed=("token",))
-    assert (decayed["params"], rest["params"]) == ([net["out"]], [net["token_a"]])
 
 
 def test_published_recipes_may_decay_all() -> None:

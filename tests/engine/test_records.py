@@ -10,8 +10,8 @@ import pytest
 
 from scarce_cli.engine.job import StepReport
 from scarce_cli.engine.records import Records
+from scarce_cli.engine.start import build_state
 from scarce_cli.engine.state import TrainState
-from scarce_cli.engine.trainer import build_state
 from scarce_cli.runs import read_metrics
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import EncoderInfo, load_encoder
+from scarce_cli.engine.start import build_state
 from scarce_cli.engine.state import load_method, restore_newest, running_statistics
-from scarce_cli.engine.trainer import Trainer, build_state
+from scarce_cli.engine.trainer import Trainer
 from scarce_cli.errors import UsageError
 from scarce_cli.models.resnet import build_encoder
 from scarce_cli.runs import RunFolder

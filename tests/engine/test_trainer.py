@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from scarce_cli.engine import trainer as trainer_module
-from scarce_cli.engine.trainer import Trainer, build_state
+from scarce_cli.engine.start import build_state
+from scarce_cli.engine.trainer import Trainer
 from scarce_cli.errors import Interrupted, Terminated, UsageError
 from scarce_cli.runs import RunFolder
 
