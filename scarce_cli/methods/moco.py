@@ -113,9 +113,9 @@ class MoCo(Method):
         return [ViewSpec(size, augment), ViewSpec(size, augment)]
 
     def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
-        """Raises UsageError when the batch cannot be cut into ``bn_splits`` groups."""
+        """Raises UsageError as `check_batch`."""
         query, key = views
-        self._check_batch(len(query.image_BCHW))
+        self.check_batch(len(query.image_BCHW))
         features = self.encoder(query.image_BCHW)
         q_ND, k_ND = self.projector(features), self._keys(key.image_BCHW, generator)
         logits = infonce_logits(q_ND, k_ND, self.queue_DK, self.settings.temperature)
@@ -138,6 +138,18 @@ class MoCo(Method):
         enqueue(self.queue_DK, self.queue_pointer, self._new_keys_ND)
         self._new_keys_ND = None
 
+    def check_batch(self, films: int) -> None:
+        """Raises UsageError when a batch of ``films`` cannot be cut into ``bn_splits`` groups."""
+        splits = self.settings.bn_splits
+        least = 1 if self.size > _STRIDE else 2  # a variance needs two values, and the last stage is 1 x 1 at 32 px
+        if films % splits or films < least * splits:
+            nearest = max(least * splits, films - films % splits)
+            raise UsageError(
+                f"run.batch_size is {films}: it cannot be cut into {splits} equal groups (method.bn_splits) "
+                f"of at least {least} film{'s'[: least - 1]}",
+                f"--set run.batch_size={nearest}, or another method.bn_splits",
+            )
+
     @torch.no_grad()
     def _keys(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         """(N, D), not normalised, in the order of the films."""
@@ -155,14 +167,3 @@ class MoCo(Method):
         if self.settings.variance_on == "raw":
             return variance_hinge(q_ND)
         return variance_hinge(unit_rows(q_ND) * self.settings.dimension**0.5)
-
-    def _check_batch(self, films: int) -> None:
-        splits = self.settings.bn_splits
-        least = 1 if self.size > _STRIDE else 2  # a variance needs two values, and the last stage is 1 x 1 at 32 px
-        if films % splits or films < least * splits:
-            nearest = max(least * splits, films - films % splits)
-            raise UsageError(
-                f"run.batch_size is {films}: it cannot be cut into {splits} equal groups (method.bn_splits) "
-                f"of at least {least} film{'s'[: least - 1]}",
-                f"--set run.batch_size={nearest}, or another method.bn_splits",
-            )
