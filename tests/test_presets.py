@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from scarce_cli.config import RunConfig
 from scarce_cli.errors import UsageError
+from scarce_cli.methods import TABLE, settings_class
 from scarce_cli.presets import load_preset, preset_folder, preset_names, validate
 
 GOOD = """\
@@ -123,26 +125,107 @@ def test_any_text_as_preset_gives_a_usage_error_or_values(text: str) -> None:
         validate(load_preset("fuzz.yaml", "spark"), RunConfig)
 
 
-@pytest.mark.parametrize("path", sorted(preset_folder().glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+SHIPPED = sorted(preset_folder().glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_preset_is_valid_and_says_where_it_comes_from(path: Path) -> None:
-    validate(load_preset(path.parent.name, path.stem), RunConfig)
-    assert path.read_text().startswith("# ")
+    preset = load_preset(path.parent.name, path.stem)
+    validate(preset, RunConfig)
+    validate(preset, settings_class(path.stem), ("method",))
+    text = path.read_text(encoding="utf-8")
+    head = text[: text.index("\nrun:")]
+    assert all(line.startswith("# ") for line in head.splitlines())
+    assert f"# Command: scarce pretrain {path.stem} --preset {path.parent.name}\n" in text or path.parent.name == "demo"
+    if path.parent.name.startswith("l4"):
+        assert max(map(len, text.splitlines())) <= 120
+        assert "# Source: " in head
+        assert re.search(r"images/s.* hours.* dollars", head, re.I)
+    if path.parent.name == "l4-published":
+        assert "# Published: " in head
+        assert "# Not repeated: " in head
 
 
-def test_the_l4_recipe_is_that_of_part_4() -> None:
-    config = validate(load_preset("l4", "spark"), RunConfig)
-    assert (config.model.backbone, config.model.gradient_checkpointing) == ("resnet50", True)
-    assert (config.data.size, config.run.batch_size, config.run.epochs) == (224, 256, 200)
-    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == (
-        "adamw",
-        3e-4,
-        5e-2,
-    )
-    assert (config.schedule.warmup_epochs, config.schedule.final_lr) == (20, 0)
-    assert (config.run.precision, config.data.mean, config.data.std) == ("bf16", 0.518, 0.254)
-    assert (config.method["mask_ratio"], config.method["patch"]) == (0.60, 32)
+def test_every_method_has_recipes_for_an_l4_official_and_published() -> None:
+    for method in TABLE:
+        assert {"l4", "l4-published"} <= set(preset_names(method))
 
 
-def test_all_four_methods_have_an_l4_recipe() -> None:
-    for method in ("spark", "moco", "barlow", "dino"):
-        assert "l4" in preset_names(method)
+# From the series' table of settings, its text and its public code.
+PUBLISHED: dict[str, dict[str, object]] = {
+    "moco": {
+        "backbone": "resnet50", "batch": 384, "epochs": 800, "name": "sgd", "lr": 0.03 * 384 / 256, "decay": 1e-4,
+        "warmup": 10, "crop": (0.08, 1.0), "noise": 0.1,
+        "method": {"queue": 65536, "dimension": 128, "key_momentum": 0.999, "temperature": 0.07, "bn_splits": 1,
+                   "shuffle_keys": False, "variance_weight": 1.0, "variance_on": "raw"},
+    },
+    "barlow": {
+        "backbone": "resnet18", "batch": 512, "epochs": 200, "name": "adamw", "lr": 2.4e-3, "decay": 1e-4,
+        "warmup": 10, "crop": (0.08, 1.0), "noise": 0.1,
+        "method": {"projector": (2048, 2048, 2048), "lambd": 0.005, "standardise": "published"},
+    },
+    "spark": {
+        "backbone": "resnet50", "batch": 256, "epochs": 200, "name": "adamw", "lr": 3e-4, "decay": 5e-2,
+        "warmup": 20, "crop": (0.2, 1.0), "noise": 0.05,
+        "method": {"masking": "input", "patch": 32, "mask_ratio": 0.6, "decoder_width": 256, "noisy_target": True},
+    },
+    "dino": {
+        "backbone": "resnet50", "batch": 64, "epochs": 200, "name": "adamw", "lr": 5e-4, "decay": 4e-2,
+        "warmup": 10, "crop": (0.4, 1.0), "noise": 0.1,
+        "method": {"outputs": 256, "local_crops": 0, "student_temperature": 0.1, "teacher_temperature": (0.07, 0.04),
+                   "teacher_temperature_epochs": 30, "teacher_temperature_late": True, "centre_momentum": 0.99,
+                   "teacher_momentum": (0.99, 1.0), "teacher_momentum_curve": "linear", "crops_together": False,
+                   "freeze_last_layer_epochs": 0.0, "head_batch_norm": False, "evaluate": "student"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_the_published_recipes_are_those_of_the_series(method: str) -> None:
+    preset, wanted = load_preset("l4-published", method), PUBLISHED[method]
+    config = validate(preset, RunConfig)
+    found = {
+        "backbone": config.model.backbone,
+        "batch": config.run.batch_size,
+        "epochs": config.run.epochs,
+        "name": config.optimizer.name,
+        "lr": config.optimizer.lr,
+        "decay": config.optimizer.weight_decay,
+        "warmup": config.schedule.warmup_epochs,
+        "crop": config.augment.crop_scale,
+        "noise": config.augment.noise_std,
+    }
+    assert found == {key: value for key, value in wanted.items() if key != "method"}
+    settings = validate(preset, settings_class(method), ("method",))
+    named = wanted["method"]
+    assert isinstance(named, dict)
+    assert {key: getattr(settings, key) for key in named} == named
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_what_all_published_runs_have_in_common(method: str) -> None:
+    config = validate(load_preset("l4-published", method), RunConfig)
+    assert (config.data.size, config.data.mean, config.data.std, config.run.precision) == (224, 0.518, 0.254, "fp16")
+    augment = config.augment
+    assert (augment.rotation_degrees, augment.brightness, augment.contrast) == (10, 0.8, 0.8)
+    assert (augment.jitter_probability, augment.blur_probability) == (0.8, 0.5)
+    assert (augment.blur_kernel, augment.blur_sigma) == ((9, 23), (0.1, 2.0))
+    assert (config.optimizer.clip_norm, config.optimizer.decay_all, config.optimizer.momentum) == (3.0, True, 0.9)
+    assert (config.schedule.convention, config.schedule.final_lr, config.schedule.milestones) == ("published", 0.0, ())
+    assert config.optimizer.final_weight_decay is None
+
+
+def test_the_official_rates_are_scaled_by_the_batch() -> None:
+    """Rates for 256 films in the official codes; the end is a thousandth where they say so."""
+    for method, rate, end in (("moco", 0.03, 0.0), ("barlow", 0.2, 1e-3)):
+        config = validate(load_preset("l4", method), RunConfig)
+        assert config.optimizer.lr == pytest.approx(rate * config.run.batch_size / 256)
+        assert config.schedule.final_lr == pytest.approx(end * config.optimizer.lr)
+        assert config.schedule.convention == method
+    barlow = validate(load_preset("l4", "barlow"), RunConfig)
+    assert barlow.optimizer.lr_1d == pytest.approx(0.0048 * barlow.run.batch_size / 256)
+
+
+def test_no_colour_jitter_and_no_noise_for_spark() -> None:
+    augment = validate(load_preset("l4", "spark"), RunConfig).augment
+    assert (augment.brightness, augment.contrast, augment.noise_std) == (0.0, 0.0, 0.0)
