@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="run folder; default: runs/learn-METHOD")
     parser.add_argument("--run", type=Path, help="measure this run and train nothing")
     parser.add_argument("--stages", type=int, nargs="+", default=[4], help="of the encoder, probed one by one")
-    parser.add_argument("--splits", type=int, default=5, help="splits by patient")
+    parser.add_argument("--splits", type=int, default=3, help="splits by patient")
     parser.add_argument("--shots", type=int, nargs="+", default=[5, 20, 50])
     parser.add_argument("--films", type=int, default=2048, help="for the collapse metrics")
     parser.add_argument("--threads", type=int, default=2)
@@ -104,7 +104,7 @@ def measure(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     labelled = _labelled(options.labels, cache)
     saved = [load_encoder(path) for path in sorted((run / "encoders").glob("epoch-*.pt"))]
     random = _features(None, saved[0], cache, options)
-    rows = [_row(0, {}, random, random, labelled, options)]
+    rows = [_row(0, {}, random, random, {}, options)]
     epochs = _epochs(run)
     for one in saved:
         rows.append(_row(one.epoch, epochs.get(one.epoch, {}), _features(one, one, cache, options), random, labelled,
@@ -162,6 +162,7 @@ def _row(
         {"question": question.name, "stage": stage, **result}
         for question in QUESTIONS
         for stage in features
+        if question.source in labelled  # nothing to compare the random encoder with
         for result in _probe(question, features[stage], random[stage], labelled, options)
     ]
     collapse = {
@@ -180,7 +181,7 @@ def _probe(
     options: argparse.Namespace,
 ) -> list[dict[str, float]]:
     films, rows = labelled[question.source]
-    settings = ProbeSettings(shots=tuple(options.shots), resamples=200)
+    settings = ProbeSettings(shots=tuple(options.shots), resamples=100)
     found: dict[int, list[tuple[float, float, float, float, float]]] = defaultdict(list)
     for seed in range(options.splits):
         split = replace(settings, seed=seed)
@@ -218,7 +219,8 @@ _NOT_SHOWN = ("kind", "type", "time", "step", "epoch", "images_per_s", "lr", "re
 
 def _line(question: tuple[str, int], probes: Sequence[Mapping[str, float]]) -> str:
     cells = [
-        f"{p['shots']:.0f}: {p['auc']:.3f} (random {p['random']:.3f}, {p['gain']:+.3f} [{p['low']:+.2f}, {p['high']:+.2f}])"
+        f"{p['shots']:.0f}: {p['auc']:.3f} (random {p['random']:.3f}, "
+        f"{p['gain']:+.3f} [{p['low']:+.2f}, {p['high']:+.2f}])"
         for p in probes
     ]
     return f"{question[0]} stage {question[1]}  " + "  ".join(cells)
@@ -231,10 +233,10 @@ def _draw(result: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    keys = list(dict.fromkeys((p["question"], p["stage"]) for p in result["rows"][0]["probe"]))
+    keys = list(dict.fromkeys((p["question"], p["stage"]) for p in result["rows"][-1]["probe"]))
     figure, panels = plt.subplots(1, len(keys), figsize=(4 * len(keys), 3.5), sharey=True, squeeze=False)
     for panel, (question, stage) in zip(panels[0], keys, strict=True):
-        for shots in dict.fromkeys(p["shots"] for p in result["rows"][0]["probe"]):
+        for shots in dict.fromkeys(p["shots"] for p in result["rows"][-1]["probe"]):
             points = [
                 (row["epoch"], p["gain"])
                 for row in result["rows"]

@@ -116,7 +116,7 @@ def test_equal_films_give_the_teacher_no_information() -> None:
 def test_the_temperature_reaches_its_final_value(late: bool, reached: int) -> None:
     found = [teacher_temperature(n, start=0.07, final=0.04, warmup_epochs=5, late=late) for n in range(8)]
     assert found[0] == 0.07
-    assert [n for n, value in enumerate(found) if value == 0.04][0] == reached
+    assert found.index(0.04) == reached
     assert found == sorted(found, reverse=True)
 
 
@@ -158,7 +158,7 @@ def test_views_are_two_global_crops_and_the_local_ones() -> None:
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match=r"method\.local_size is 96, larger than data\.size 48"):
         make(local_size=96)
-    with pytest.raises(UsageError, match="too large for method.local_size 32"):
+    with pytest.raises(UsageError, match=r"too large for method\.local_size 32"):
         make().view_specs(48, AugmentSettings(blur_kernel=(3, 65)))
 
 
