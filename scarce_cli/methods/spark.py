@@ -112,10 +112,9 @@ class SparK(Method):
             _check_sparse(settings)
         side = size // settings.patch
         if visible_count(side, settings.mask_ratio) == 0:
-            raise UsageError(
-                f"method.mask_ratio {settings.mask_ratio:g} hides all {side * side} patches at data.size {size}",
-                "lower method.mask_ratio, or make data.size larger",
-            )
+            hides = f"method.mask_ratio {settings.mask_ratio:g} hides all of a view"
+            remedy = "lower method.mask_ratio, or make data.size larger"
+            raise UsageError(f"{hides}: at data.size {size} it has {side} x {side} patches", remedy)
         return cls(encoder, settings, size)
 
     def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:

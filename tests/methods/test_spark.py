@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,9 +23,13 @@ from scarce_cli.methods.spark import (
     visible_count,
 )
 from scarce_cli.models.resnet import build_encoder
+from scarce_cli.models.sparse import VisiblePatches, sparse_stages
 
-SIZE, PATCH = 64, 16
-SETTINGS = SparKSettings(masking="input", patch=PATCH, mask_ratio=0.6, decoder_width=16)
+SIZE, PATCH = 128, 32
+SETTINGS = {
+    "sparse": SparKSettings(decoder_width=32),
+    "input": SparKSettings(masking="input", decoder_width=16),
+}
 NOW = Progress(0, 10, 5)
 
 
@@ -35,10 +41,14 @@ def films(batch: int = 3, size: int = SIZE, seed: int = 0, dtype: torch.dtype = 
     return torch.randn(batch, 1, size, size, generator=generator(seed), dtype=dtype)
 
 
-@pytest.fixture
-def spark() -> SparK:
+def make(settings: SparKSettings, size: int = SIZE) -> SparK:
     torch.manual_seed(0)
-    return SparK.build(build_encoder("resnet18", seed=0), SETTINGS, SIZE)
+    return SparK.build(build_encoder("resnet18", seed=0), settings, size)
+
+
+@pytest.fixture(params=["sparse", "input"])
+def spark(request: pytest.FixtureRequest) -> SparK:
+    return make(SETTINGS[request.param])
 
 
 def pixels(visible_B1FF: Tensor, patch: int = PATCH) -> Tensor:
@@ -103,7 +113,7 @@ def test_gain_and_offset_of_a_patch_do_not_matter() -> None:
     visible = draw_visible(3, 4, 0.6, generator())
     gain = 0.5 + torch.rand(3, 1, 4, 4, generator=generator(2), dtype=torch.float64)
     offset = torch.randn(3, 1, 4, 4, generator=generator(3), dtype=torch.float64)
-    exposed = image * F.interpolate(gain, scale_factor=16.0) + F.interpolate(offset, scale_factor=16.0)
+    exposed = image * F.interpolate(gain, scale_factor=32.0) + F.interpolate(offset, scale_factor=32.0)
     one, other = (float(reconstruction_loss(prediction, x, visible, PATCH)) for x in (image, exposed))
     assert other == pytest.approx(one, rel=1e-5)
 
@@ -123,36 +133,45 @@ def test_half_precision_predictions_are_compared_in_float32() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_hidden_pixels_do_not_reach_the_prediction(spark: SparK, training: bool) -> None:
-    """Whatever stands there: the input of the network is the same bits."""
+    """Whatever stands there: features and prediction are the same bits."""
     spark.train(training)
     image = films()
     visible = draw_visible(3, 4, 0.6, generator())
     other = torch.where(pixels(visible), image, films(seed=5) * 100)
     with torch.no_grad():
-        _, one = spark._paint(image, visible)
-        _, same = spark._paint(other, visible)
+        features, one = spark._paint(image, visible)
+        same_features, same = spark._paint(other, visible)
         _, moved = spark._paint(image + 0.1, visible)
     assert torch.equal(one, same)
+    assert torch.equal(features, same_features)
     assert not torch.equal(one, moved)
     losses = [float(reconstruction_loss(one, target, visible, PATCH)) for target in (image, other)]
     assert losses[0] != losses[1]
 
 
-def test_noise_is_in_the_input_but_not_in_the_target(spark: SparK, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who predicts the film without noise is without error, though the network sees the noise."""
+def perfect_prediction(image: Tensor) -> Tensor:
+    mean = F.avg_pool2d(image, PATCH)
+    std = (F.avg_pool2d(image.square(), PATCH) - mean.square()).sqrt()
+    return (image - F.interpolate(mean, scale_factor=32.0)) / F.interpolate(std, scale_factor=32.0)
+
+
+@pytest.mark.parametrize("noisy_target", [False, True])
+def test_noise_is_in_the_input_but_in_the_target_only_as_published(
+    noisy_target: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who predicts the target is without error, though the network sees the noise."""
+    spark = make(SETTINGS["input"].model_copy(update={"noisy_target": noisy_target}))
     clean, seen = films(), []
     noisy = clean + 0.5 * films(seed=4)
-    mean = F.avg_pool2d(clean, PATCH)
-    std = (F.avg_pool2d(clean.square(), PATCH) - mean.square()).sqrt()
-    perfect = (clean - F.interpolate(mean, scale_factor=16.0)) / F.interpolate(std, scale_factor=16.0)
+    answers = iter([perfect_prediction(noisy if noisy_target else clean)] * 2)
 
     def paint(images: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         seen.append(images)
-        return images.flatten(1), perfect
+        return images.flatten(1), next(answers)
 
     monkeypatch.setattr(spark, "_paint", paint)
     assert float(spark([View(noisy, clean)], NOW, generator()).loss) < 1e-4
-    assert float(spark([View(noisy, noisy)], NOW, generator()).loss) > 0.05
+    assert float(spark([View(clean, noisy)], NOW, generator()).loss) > 0.05
     assert torch.equal(seen[0], noisy)
 
 
@@ -188,8 +207,8 @@ def test_a_reconstruction_is_what_training_sees(spark: SparK) -> None:
     assert not result.prediction_BCHW.requires_grad
 
 
-def test_embeddings_are_the_encoder_s_features_of_masked_films(spark: SparK) -> None:
-    spark.eval()
+def test_embeddings_are_the_encoder_s_features_of_masked_films() -> None:
+    spark = make(SETTINGS["input"]).eval()
     output = spark([View(films(), films())], NOW, generator(7))
     masked = spark.reconstruct(films(), generator(7)).masked_BCHW
     with torch.no_grad():
@@ -198,12 +217,102 @@ def test_embeddings_are_the_encoder_s_features_of_masked_films(spark: SparK) -> 
     torch.testing.assert_close(output.embeddings_ND, wanted)
 
 
+def test_embeddings_of_the_sparse_encoder_are_the_mean_over_visible_positions() -> None:
+    spark = make(SETTINGS["sparse"]).eval()
+    output = spark([View(films(), films())], NOW, generator(7))
+    visible = draw_visible(3, 4, 0.6, generator(7))
+    with torch.no_grad():
+        last = sparse_stages(spark.encoder, films(), VisiblePatches(visible))[3]
+    assert output.embeddings_ND is not None
+    torch.testing.assert_close(output.embeddings_ND, last.sum(dim=(2, 3)) / visible.sum(dim=(2, 3)))
+
+
+def step(spark: SparK, image: Tensor | None = None, seed: int = 7) -> Tensor:
+    """Loss of a training step, gradients in place."""
+    image = films() if image is None else image
+    loss = spark.train()([View(image, image)], NOW, generator(seed)).loss
+    loss.backward()
+    return loss.detach()
+
+
+def test_mask_tokens_and_everything_else_get_a_gradient(spark: SparK) -> None:
+    step(spark)
+    for name, parameter in spark.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    tokens = [p for name, p in spark.named_parameters() if "tokens" in name]
+    assert len(tokens) == (4 if spark.sparse else 0)
+    assert all(token.grad.ne(0).all() and token.ndim == 1 for token in tokens)  # type: ignore[union-attr]
+
+
+def test_nothing_masked_is_a_step_without_a_direction(spark: SparK) -> None:
+    open_ = make(spark.settings.model_copy(update={"mask_ratio": 0.0}))
+    assert step(open_) == 0
+    assert all(p.grad is None or p.grad.eq(0).all() for p in open_.parameters())
+
+
+def test_gradient_checkpointing_gives_the_same_bits_and_statistics(spark: SparK) -> None:
+    frugal = copy.deepcopy(spark)
+    frugal.encoder.gradient_checkpointing = True
+    assert torch.equal(step(spark), step(frugal))
+    for (name, one), other in zip(spark.named_parameters(), frugal.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad), name  # type: ignore[arg-type]
+    for name, buffer in spark.named_buffers():
+        assert torch.equal(buffer, frugal.get_buffer(name)), name
+
+
+def test_channels_last_and_mixed_precision_are_near(spark: SparK) -> None:
+    last, mixed = copy.deepcopy(spark).to(memory_format=torch.channels_last), copy.deepcopy(spark)  # type: ignore[call-overload]
+    loss = step(spark)
+    torch.testing.assert_close(step(last), loss, rtol=1e-4, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = step(mixed)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, loss, rtol=1e-2, atol=0)
+
+
+def test_patches_of_two_strides_are_painted() -> None:
+    spark = make(SparKSettings(patch=64, mask_ratio=0.5, decoder_width=32))
+    assert 0.5 < step(spark) < 2
+    assert spark.eval().reconstruct(films(), generator()).visible_B1FF.shape == (3, 1, 2, 2)
+
+
+@pytest.mark.parametrize("size", [64, 96, 224])
+def test_every_size_of_whole_strides_is_painted(spark: SparK, size: int) -> None:
+    painted = make(spark.settings, size).eval().reconstruct(films(2, size), generator()).prediction_BCHW
+    assert painted.shape == (2, 1, size, size)
+    assert painted.isfinite().all()
+
+
 @pytest.mark.parametrize(("size", "patch", "named"), [(64, 24, "method.patch"), (48, 16, "the network's stride")])
 def test_sizes_that_do_not_fit_are_refused(size: int, patch: int, named: str) -> None:
     with pytest.raises(UsageError, match=f"data.size is {size}, not a multiple of {named}"):
-        SparK.build(
-            build_encoder("resnet18", seed=0), SparKSettings(masking="input", patch=patch, decoder_width=16), size
-        )
+        make(SparKSettings(masking="input", patch=patch, decoder_width=16), size)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "remedy"),
+    [
+        ({"patch": 16}, "method.patch is 16, not a multiple of 32", "--set method.patch=32,"),
+        ({"decoder_width": 40}, "method.decoder_width is 40, not a multiple of 32", "--set method.decoder_width=32,"),
+        ({"decoder_width": 16}, "method.decoder_width is 16, not a multiple of 32", "--set method.decoder_width=32,"),
+    ],
+)
+def test_what_the_sparse_network_cannot_do_is_refused(settings: dict[str, int], message: str, remedy: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        make(SparKSettings(**settings))  # type: ignore[arg-type]
+    assert raised.value.remedy.startswith(remedy)
+    assert raised.value.remedy.endswith("or --set method.masking=input")
+    make(SparKSettings(masking="input", **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("masking", ["sparse", "input"])
+def test_a_mask_over_everything_is_refused(masking: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"mask_ratio 0\.6 hides all of a view: at data\.size 32 it has 1 x 1"
+    ) as raised:
+        make(SETTINGS[masking], 32)
+    assert raised.value.remedy == "lower method.mask_ratio, or make data.size larger"
 
 
 def test_one_view_of_the_run_s_size(spark: SparK) -> None:
