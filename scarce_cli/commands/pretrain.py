@@ -35,7 +35,7 @@ class Wandb(StrEnum):
 def pretrain(
     method: Annotated[str, typer.Argument(help="moco, barlow, spark or dino.")],
     preset: Annotated[
-        str, typer.Option(help="A shipped recipe (l4, cpu, demo, smoke) or the path of a YAML file.")
+        str, typer.Option(help="A shipped recipe (l4, l4-published, cpu, smoke, ...) or the path of a YAML file.")
     ] = "l4",
     data: Annotated[Path | None, typer.Option(help="Prepared data set. Default: the one in this folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/METHOD-PRESET.")] = None,

@@ -21,6 +21,7 @@ from scarce_cli import checkpoint
 from scarce_cli.commands.training_view import TrainingView
 from scarce_cli.config import RunConfig
 from scarce_cli.files import folder_lock, sha256
+from scarce_cli.methods import TABLE
 from scarce_cli.presets import load_preset, validate
 from scarce_cli.runs import read_metrics
 
@@ -134,6 +135,12 @@ def test_a_wrong_call_is_code_2_with_what_and_remedy_and_writes_nothing(
     assert remedy in flat
     assert "Traceback" not in result.err
     assert list(Path().iterdir()) == []
+
+
+def test_the_help_names_every_method(scarce: Callable) -> None:
+    flat = re.sub(r"[│\s]+", " ", scarce("pretrain", "--help").out)
+    for name in TABLE:
+        assert re.search(rf"\b{name}\b", flat), name
 
 
 def test_wrong_settings_of_the_method_are_code_2(pretrain: Callable) -> None:
