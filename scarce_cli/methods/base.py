@@ -90,6 +90,9 @@ class Method(nn.Module, ABC):
         ``generator`` is on the views' device and seeded by (seed, step): all randomness comes from it.
         """
 
+    def check_batch(self, films: int) -> None:
+        """UsageError when a batch of so many films cannot be used (default: any can). Asked before training."""
+
     def after_backward(self, progress: Progress) -> None:
         """Change gradients after clipping, before the optimizer's step (default: nothing).
 

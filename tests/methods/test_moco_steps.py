@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,3 +260,11 @@ def test_two_views_drawn_alike() -> None:
     specs = method_of().view_specs(96, AugmentSettings())
     assert [spec.size for spec in specs] == [96, 96]
     assert specs[0] == specs[1]
+
+
+def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(dataset: Path, scarce: Callable) -> None:
+    options = ("--data", dataset, "--out", "run", "--set", "run.batch_size=9")
+    done = scarce("pretrain", "moco", "--preset", "smoke", *options)
+    assert done.code == 2
+    assert "run.batch_size is 9: it cannot be cut into 2 equal groups" in done.err
+    assert not Path("run").exists()
