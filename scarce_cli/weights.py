@@ -22,6 +22,7 @@ _FIRST = "conv1.weight"  # the layer that sees the film
 _HEAD = "fc."  # torchvision's classifier
 _COUNTER = "num_batches_tracked"  # torchvision's oldest files have none
 _SHOWN = 3  # names in a message
+_LONGEST = 80  # letters of what a file says in a message
 _REMEDY = "name a local file (nothing is downloaded): torchvision's {} as .pth or .safetensors, or a checkpoint's"
 
 
@@ -100,12 +101,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise DamagedData(f"{path} is no whole .safetensors file: {error}") from None
+        raise DamagedData(f"{path} is no whole .safetensors file: {str(error)[:_LONGEST]}") from None
 
 
 def _fitted(path: Path, found: Any, wanted: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        held = f"{_names(found)}" if isinstance(found, dict) else type(found).__name__
+        held = _names(found) if isinstance(found, dict) else type(found).__name__
         raise UsageError(f"{path} is not a plain state dict of tensors; it holds {held}")
     state = {str(name): value for name, value in found.items() if not str(name).startswith(_HEAD)}
     _check_names(path, state, wanted, backbone)
@@ -134,5 +135,5 @@ def _alike(name: str, value: Tensor, wanted: Mapping[str, Tensor]) -> bool:
 
 
 def _names(names: Any) -> str:
-    names = [str(name) for name in names]
+    names = [str(name)[:_LONGEST] for name in names]
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -154,6 +154,14 @@ def test_what_is_no_state_dict_is_code_2(what: object) -> None:
             _read("a.pth")
 
 
+def test_names_of_any_length_and_number_stay_one_short_message() -> None:
+    torch.save({f"{n}-{'x' * 10**5}": torch.zeros(1) for n in range(20)}, "a.pth")
+    with pytest.raises(UsageError) as error:
+        _read("a.pth")
+    assert len(error.value.message) < 500
+    assert " and 17 more" in error.value.message
+
+
 def test_no_file_a_folder_and_other_files_are_code_2() -> None:
     Path("folder.pth").mkdir()
     Path("text.pth").write_text("weights\n" * 100)
