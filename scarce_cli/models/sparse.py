@@ -25,6 +25,8 @@ STRIDE = 32  # of the network: the least side of a patch, px
 _SIDES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]  # the opposite of i is 7 - i
 _FEW = 2  # outputs along a patch's side up to which a product of matrices is faster than a convolution
 
+Part = tuple[slice, slice, slice, slice]  # of (N, C, P, P)
+
 
 class VisiblePatches:
     """Which patches of a batch are visible, and which of them lie side by side."""
@@ -97,9 +99,6 @@ class _Widen(torch.autograd.Function):
         for index, given, taken in _strips(p, before, ctx.after):
             out[given] += _gather(grad[taken], ctx.visible, 7 - index)
         return out, None, None, None
-
-
-Part = tuple[slice, slice, slice, slice]
 
 
 def _strips(p: int, before: int, after: int) -> list[tuple[int, Part, Part]]:

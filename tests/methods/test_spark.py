@@ -245,6 +245,26 @@ def test_mask_tokens_and_everything_else_get_a_gradient(spark: SparK) -> None:
     assert all(token.grad.ne(0).all() and token.ndim == 1 for token in tokens)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("masking", "width"), [("sparse", 128), ("input", 16)])
+def test_a_repeated_batch_is_learned(masking: str, width: int) -> None:
+    spark = make(SETTINGS[masking].model_copy(update={"decoder_width": width}), 64)
+    image = F.interpolate(films(4, 8), size=64, mode="bilinear")
+    optimizer = torch.optim.AdamW(spark.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses.append(step(spark, image))
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_state_goes_round_exactly(spark: SparK) -> None:
+    other = SparK.build(build_encoder("resnet18", seed=9), spark.settings, SIZE)
+    step(spark)
+    other.load_state_dict(spark.state_dict())
+    assert torch.equal(step(other), step(spark))
+
+
 def test_nothing_masked_is_a_step_without_a_direction(spark: SparK) -> None:
     open_ = make(spark.settings.model_copy(update={"mask_ratio": 0.0}))
     assert step(open_) == 0
