@@ -282,8 +282,13 @@ def _clipped(method: DINO, data: Data) -> None:
 
 
 def _same_state(head: DINOHead, data: Data, prefix: str) -> None:
+    """The gradient of a bias before a BatchNorm is nought but for rounding (below 1e-14 here), which AdamW divides by
+    no less than its eps: such a bias, and the running mean behind it, may differ by that much in each step."""
+    noise = 1e-14 / float(data["adamw_eps"]) * float(np.asarray(data["lr"]).sum())
     for name, wanted in _group(data, prefix).items():
-        np.testing.assert_allclose(head.state_dict()[name], wanted, rtol=1e-9, atol=1e-12, err_msg=prefix + name)
+        idle = name in ("mlp.0.bias", "mlp.3.bias") or name.endswith("running_mean")
+        atol = noise if idle else 1e-12
+        np.testing.assert_allclose(head.state_dict()[name], wanted, rtol=1e-9, atol=atol, err_msg=prefix + name)
 
 
 def _groups(data: Data) -> None:
