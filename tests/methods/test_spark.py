@@ -1,4 +1,4 @@
-"""SparK: what is hidden stays hidden, and the loss is the official one (see also test_reference.py)."""
+"""SparK with either masking: what is hidden stays hidden (see also test_spark_loss.py and test_reference.py)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,7 @@ from scarce_cli.config import AugmentSettings
 from scarce_cli.data.augment import View
 from scarce_cli.errors import UsageError
 from scarce_cli.methods.base import Progress
-from scarce_cli.methods.spark import (
-    SparK,
-    SparKSettings,
-    draw_visible,
-    patch_statistics,
-    reconstruction_loss,
-    to_patches,
-    visible_count,
-)
+from scarce_cli.methods.spark import SparK, SparKSettings, draw_visible, reconstruction_loss
 from scarce_cli.models.resnet import build_encoder
 from scarce_cli.models.sparse import VisiblePatches, sparse_stages
 
@@ -53,82 +45,6 @@ def spark(request: pytest.FixtureRequest) -> SparK:
 
 def pixels(visible_B1FF: Tensor, patch: int = PATCH) -> Tensor:
     return F.interpolate(visible_B1FF.float(), scale_factor=float(patch), mode="nearest").bool()
-
-
-def test_patches_come_in_reading_order() -> None:
-    image = films(2, 48)
-    unfolded = F.unfold(image, kernel_size=16, stride=16).transpose(1, 2)
-    assert torch.equal(to_patches(image, 16), unfolded)
-
-
-def test_a_patch_s_statistics_are_its_own() -> None:
-    image = films(2, 32, dtype=torch.float64)
-    mean, std = patch_statistics(image, 16)
-    corner = image[1, 0, :16, 16:]
-    assert float(mean[1, 1]) == pytest.approx(float(corner.mean()))
-    assert float(std[1, 1]) == pytest.approx(float((corner.var(unbiased=True) + 1e-6).sqrt()))
-
-
-def loss_by_hand(prediction: Tensor, image: Tensor, visible: Tensor, patch: int) -> float:
-    """The published formula, patch by patch."""
-    errors = []
-    for film, _, row, column in visible.logical_not().nonzero().tolist():
-        part = (film, 0, slice(row * patch, (row + 1) * patch), slice(column * patch, (column + 1) * patch))
-        target = (image[part] - image[part].mean()) / (image[part].var() + 1e-6).sqrt()
-        errors.append((prediction[part] - target).square().mean())
-    return float(torch.stack(errors).mean())
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_loss_is_the_mean_over_hidden_patches(seed: int) -> None:
-    image, prediction = films(seed=seed, dtype=torch.float64), films(seed=seed + 9, dtype=torch.float64)
-    visible = torch.rand(3, 1, 4, 4, generator=generator(seed)) < 0.5
-    found = reconstruction_loss(prediction, image, visible, PATCH)
-    assert float(found) == pytest.approx(loss_by_hand(prediction, image, visible, PATCH), rel=1e-12)
-
-
-def test_what_is_predicted_for_visible_patches_does_not_count() -> None:
-    image, prediction = films(), films(seed=1).requires_grad_()
-    visible = draw_visible(3, 4, 0.6, generator())
-    loss = reconstruction_loss(prediction, image, visible, PATCH)
-    loss.backward()
-    assert prediction.grad is not None
-    assert (prediction.grad[pixels(visible)] == 0).all()
-    assert (prediction.grad[~pixels(visible)] != 0).float().mean() > 0.99
-    other = torch.where(pixels(visible), torch.full_like(prediction, 1e6), prediction)
-    assert torch.equal(reconstruction_loss(other, image, visible, PATCH), loss)
-
-
-def test_nothing_hidden_gives_zero_not_nan() -> None:
-    prediction = films(seed=1).requires_grad_()
-    loss = reconstruction_loss(prediction, films(), torch.ones(3, 1, 4, 4, dtype=torch.bool), PATCH)
-    loss.backward()
-    assert loss == 0
-    assert prediction.grad is not None
-    assert (prediction.grad == 0).all()
-
-
-def test_gain_and_offset_of_a_patch_do_not_matter() -> None:
-    image, prediction = films(dtype=torch.float64), films(seed=1, dtype=torch.float64)
-    visible = draw_visible(3, 4, 0.6, generator())
-    gain = 0.5 + torch.rand(3, 1, 4, 4, generator=generator(2), dtype=torch.float64)
-    offset = torch.randn(3, 1, 4, 4, generator=generator(3), dtype=torch.float64)
-    exposed = image * F.interpolate(gain, scale_factor=32.0) + F.interpolate(offset, scale_factor=32.0)
-    one, other = (float(reconstruction_loss(prediction, x, visible, PATCH)) for x in (image, exposed))
-    assert other == pytest.approx(one, rel=1e-5)
-
-
-def test_a_flat_patch_has_the_target_nought() -> None:
-    flat = torch.full((1, 1, 32, 32), 0.7)
-    loss = reconstruction_loss(torch.zeros_like(flat), flat, torch.zeros(1, 1, 2, 2, dtype=torch.bool), 16)
-    assert float(loss) < 1e-6
-
-
-def test_half_precision_predictions_are_compared_in_float32() -> None:
-    image, prediction = films(), films(seed=1).bfloat16()
-    visible = draw_visible(3, 4, 0.6, generator())
-    loss = reconstruction_loss(prediction, image.bfloat16(), visible, PATCH)
-    assert loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -173,27 +89,6 @@ def test_noise_is_in_the_input_but_in_the_target_only_as_published(
     assert float(spark([View(noisy, clean)], NOW, generator()).loss) < 1e-4
     assert float(spark([View(clean, noisy)], NOW, generator()).loss) > 0.05
     assert torch.equal(seen[0], noisy)
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.6, 0.75, 0.99])
-@pytest.mark.parametrize("side", [1, 3, 4, 7])
-def test_every_film_shows_the_same_number_of_patches(side: int, ratio: float) -> None:
-    visible = draw_visible(5, side, ratio, generator())
-    assert visible.shape == (5, 1, side, side)
-    assert visible.dtype == torch.bool
-    assert (visible.flatten(1).sum(dim=1) == visible_count(side, ratio)).all()
-    assert visible_count(side, ratio) == pytest.approx(side * side * (1 - ratio), abs=0.5)
-
-
-def test_the_generator_fixes_the_mask_and_every_patch_has_the_same_chance() -> None:
-    torch.manual_seed(1)
-    one = draw_visible(2000, 4, 0.6, generator(3))
-    torch.manual_seed(2)
-    assert torch.equal(draw_visible(2000, 4, 0.6, generator(3)), one)
-    assert not torch.equal(draw_visible(2000, 4, 0.6, generator(4)), one)
-    assert not torch.equal(one[0], one[1])
-    share = one.float().mean(dim=0)
-    assert (share - 6 / 16).abs().max() < 0.05
 
 
 def test_a_reconstruction_is_what_training_sees(spark: SparK) -> None:
