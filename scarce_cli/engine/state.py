@@ -45,6 +45,7 @@ class TrainState:
     step: int = 0  # steps done
     bad_in_a_row: int = 0  # steps skipped for a non-finite loss, without a good one between
     bad_steps: int = 0
+    rescaled_steps: int = 0  # steps left out by fp16's scaler, which found a better scale
     epoch_sums: dict[str, list[float]] = field(default_factory=dict)  # metric -> [sum, count], running epoch
 
     @property
@@ -109,6 +110,7 @@ def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) 
             "scaler": state.scaler.state_dict(),
             "bad_in_a_row": state.bad_in_a_row,
             "bad_steps": state.bad_steps,
+            "rescaled_steps": state.rescaled_steps,
             "epoch_sums": state.epoch_sums,
             "torch_rng": torch.get_rng_state(),
             "machine": state.machine,
@@ -164,6 +166,7 @@ def _restore(path: Path, identity: Identity, state: TrainState) -> list[str]:
     state.step = int(payload["origin"]["step"])
     state.init_digest = payload["origin"].get("init_digest", "")
     state.bad_in_a_row, state.bad_steps = int(saved["bad_in_a_row"]), int(saved["bad_steps"])
+    state.rescaled_steps = int(saved.get("rescaled_steps", 0))  # older checkpoints do not count them
     state.epoch_sums = saved["epoch_sums"]
     torch.set_rng_state(saved["torch_rng"])
     changes = _differences(saved["machine"], state.machine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from enum import Enum
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ from scarce_cli.methods.base import Progress, StepOutput
 _BAD_STEPS = 10  # non-finite losses in a row that end a run
 _FAILED_SAVES = 3  # in a row that end a run
 _LEAST_SCALE = 1.0  # of the fp16 loss: below, gradients no longer fit whatever the scale
+
+
+class Outcome(Enum):
+    """What became of a step."""
+
+    TAKEN = "taken"
+    RESCALED = "rescaled"  # left out by fp16's scaler, which lowered its scale: usual on the first steps
+    BAD = "bad"  # the loss or a gradient is not finite
 
 
 class Trainer:
@@ -58,7 +67,7 @@ class Trainer:
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
-            Diverged: ten non-finite losses in a row, or a loss scale that collapsed.
+            Diverged: ten non-finite losses in a row, a loss scale that collapsed, or not one step taken in the run.
             ResourceError: the device's memory or the disk is full.
         """
         if self.job.resume:
@@ -132,11 +141,11 @@ class Trainer:
             with autocast(self.job.device, config.run.precision):
                 output: StepOutput = state.method(views, progress, generator)
             loss = float(output.loss.detach())
-            good = math.isfinite(loss) and self._update(output.loss, progress)
-        if not good:
+            outcome = self._update(output.loss, progress) if math.isfinite(loss) else Outcome.BAD
+        if outcome is not Outcome.TAKEN:
             for now, old in zip(statistics, before, strict=True):
                 now.copy_(old)
-        self._count_bad(good, loss, rows)
+        self._count(outcome, loss, rows)
         return output, loss
 
     def _views(self, rows: np.ndarray, epoch: int) -> list[View]:
@@ -154,28 +163,40 @@ class Trainer:
             views.append(make_view(films, spec.augment, parameters, size=spec.size, mean=data.mean, std=data.std))
         return views
 
-    def _update(self, loss: Tensor, progress: Progress) -> bool:
-        """Move the weights; False, and nothing moved, when a gradient is not finite (fp16's scaler sees to its own)."""
+    def _update(self, loss: Tensor, progress: Progress) -> Outcome:
+        """Move the weights, and what the method moves with them; neither when a gradient is not finite."""
         state = self.state
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         state.scaler.unscale_(state.optimizer)
         norm = clip_gradients(state.optimizer, self.job.config.optimizer)
         state.method.after_backward(progress)
-        if not state.scaler.is_enabled() and not torch.isfinite(norm):
-            return False
+        if not torch.isfinite(norm):
+            return self._rescale()
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        if state.scaler.is_enabled() and state.scaler.get_scale() < _LEAST_SCALE:
-            raise self._diverged(f"the scale of the fp16 loss fell below {_LEAST_SCALE:g}", "--set run.precision=bf16")
         state.method.after_step(progress)
-        return True
+        return Outcome.TAKEN
 
-    def _count_bad(self, good: bool, loss: float, rows: np.ndarray) -> None:
+    def _rescale(self) -> Outcome:
+        """Let fp16's scaler lower its scale; where that is not what the gradients are too large for, they are bad."""
+        scaler = self.state.scaler
+        if not scaler.is_enabled():
+            return Outcome.BAD
+        before = scaler.get_scale()
+        scaler.update()
+        if scaler.get_scale() < _LEAST_SCALE:
+            raise self._diverged(f"the scale of the fp16 loss fell below {_LEAST_SCALE:g}", "--set run.precision=bf16")
+        return Outcome.RESCALED if scaler.get_scale() < before else Outcome.BAD
+
+    def _count(self, outcome: Outcome, loss: float, rows: np.ndarray) -> None:
         """Fail before damage: what is not finite never reached the weights; too often, and the run ends."""
         state = self.state
-        state.bad_in_a_row = 0 if good else state.bad_in_a_row + 1
-        if good:
+        if outcome is Outcome.RESCALED:  # neither good nor bad: a scale that never fits ends the run by itself
+            state.rescaled_steps += 1
+            return
+        state.bad_in_a_row = 0 if outcome is Outcome.TAKEN else state.bad_in_a_row + 1
+        if outcome is Outcome.TAKEN:
             return
         state.bad_steps += 1
         films = ", ".join(self.job.cache.names[row] for row in rows[:3])
@@ -191,10 +212,20 @@ class Trainer:
         good = f"the last good state is {last}" if last.is_file() else f"nothing was saved yet in {self.job.run.path}"
         return Diverged(f"{what}, at step {self.state.step + 1}; {good}", remedy)
 
+    def _check_learned(self) -> None:
+        """At the end of the run: Diverged when no step was taken, so that untouched weights never pass for trained."""
+        state = self.state
+        if state.step == self.total_steps and state.bad_steps + state.rescaled_steps >= state.step:
+            raise Diverged(
+                f"none of the {state.step} steps could be taken: losses or gradients were not finite",
+                "lower optimizer.lr, --set run.precision=fp32, or train for more epochs",
+            )
+
     def _end_epoch(self, output: StepOutput, records: Records) -> None:
         run, epoch = self.job.config.run, self.state.step // self.steps_per_epoch
         more = {} if output.embeddings_ND is None else quick_metrics(output.embeddings_ND)
         self.observer.epoch_ended(epoch, records.epoch(self.state.step, epoch, more))
+        self._check_learned()
         if epoch % run.snapshot_epochs == 0 or epoch == run.epochs:
             self._try_save(lambda: save_snapshot(self.job.run.snapshot(epoch), self.job.identity, self.state, epoch))
 

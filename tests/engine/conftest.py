@@ -122,7 +122,7 @@ def make_job(dataset: Path, toy: type[Toy]) -> Callable[..., Job]:
     """Jobs by the smoke preset with overrides: 48 films, 6 steps an epoch, 12 in all, unless changed."""
 
     def make(*overrides: str, method: str = "toy", out: str = "runs/a", **more: Any) -> Job:
-        preset = load_preset("smoke", "spark", overrides)
+        preset = load_preset("smoke", "spark" if method == "toy" else method, overrides)
         config = validate(preset, RunConfig)
         kind = toy if method == "toy" else method_class(method)
         settings: Settings = ToySettings()

@@ -82,6 +82,102 @@ def test_fp16_halves_its_scale_and_below_one_is_code_7(toy: Any, make_job: Calla
     assert trainer.state.bad_steps == 0
 
 
+def _watch(trainer: Trainer, listener: Any, heard: Callable[[int], None]) -> None:
+    told = listener.stepped
+
+    def stepped(report: Any) -> None:
+        told(report)
+        heard(report.step)
+
+    listener.stepped = stepped
+
+
+@pytest.mark.parametrize("method", ["toy", "spark", "moco", "barlow", "dino"])
+def test_a_step_that_the_scaler_leaves_out_moves_nothing(
+    method: str, toy: Any, make_job: Callable, listener: Any, same: Any
+) -> None:
+    """Neither weights, optimizer, queue, centre nor teacher, nor the BatchNorms' statistics: as if it had not been."""
+    trainer = Trainer(make_job("run.epochs=1", "run.batch_size=12", method=method), listener)
+    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    factor = [1.0]
+    trainer.state.method.encoder.conv1.weight.register_hook(lambda gradient: gradient * factor[0])
+    scales, states = [], []
+
+    def look(step: int) -> None:
+        state = trainer.state
+        parts = (state.method.state_dict(), state.optimizer.state_dict()["state"])
+        states.append(torch.utils._pytree.tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, parts))
+        scales.append(state.scaler.get_scale())
+        factor[0] = float("inf") if step in (1, 2) else 1.0
+
+    _watch(trainer, listener, look)
+    trainer.train()
+    assert scales == [2.0**10, 2.0**9, 2.0**8, 2.0**8]
+    assert same(states[0], states[1])
+    assert same(states[0], states[2])
+    assert not same(states[2], states[3])
+    state = trainer.state
+    assert (state.rescaled_steps, state.bad_steps, state.bad_in_a_row) == (2, 0, 0)
+    assert listener.all("warned") == []
+
+
+def test_a_scaler_s_skips_do_not_count_towards_ten(toy: Any, make_job: Callable, listener: Any) -> None:
+    trainer = Trainer(make_job("run.batch_size=2", "run.epochs=1"), listener)
+    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    _spoil(toy, "gradient", range(5, 20))
+    trainer.train()
+    state = trainer.state
+    assert (state.rescaled_steps, state.bad_steps, state.bad_in_a_row) == (15, 0, 0)
+    assert state.scaler.get_scale() == 32.0
+
+
+def test_a_norm_that_overflows_alone_is_bad_under_a_scaler_as_well(
+    toy: Any, make_job: Callable, listener: Any, same: Any
+) -> None:
+    """Every gradient is finite, so the scale is not at fault and stays."""
+    trainer = Trainer(make_job("run.epochs=1"), listener)
+    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    weight, now = trainer.state.method.head.weight, [0]
+    weight.register_hook(lambda gradient: torch.full_like(gradient, 1e30) if now[0] == 2 else gradient)
+    toy.hook = staticmethod(lambda step: now.__setitem__(0, step))
+    weights = []
+    _watch(trainer, listener, lambda step: weights.append(weight.detach().clone()))
+    trainer.train()
+    state = trainer.state
+    assert (state.bad_steps, state.rescaled_steps, state.scaler.get_scale()) == (1, 0, 1.0)
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[2], weights[3])
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient", "scaled"])
+def test_a_run_without_one_good_step_is_code_7(kind: str, toy: Any, make_job: Callable, listener: Any) -> None:
+    """Fewer than ten steps: neither the tenth bad one nor a collapsed scale ends it."""
+    _spoil(toy, "gradient" if kind == "scaled" else kind, range(9))
+    trainer = Trainer(make_job("run.epochs=2", "run.batch_size=12", "run.snapshot_epochs=2"), listener)
+    if kind == "scaled":
+        trainer.state.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(Diverged, match="none of the 8 steps could be taken") as error:
+        trainer.train()
+    assert error.value.exit_code == 7
+    assert error.value.remedy
+    assert not trainer.job.run.last.exists()
+    assert trainer.job.run.snapshots() == []
+
+
+def test_one_good_step_in_a_run_is_enough(toy: Any, train: Callable) -> None:
+    _spoil(toy, "loss", range(1, 4))
+    assert train("run.epochs=1", "run.batch_size=12").trainer.state.bad_steps == 3
+
+
+def test_steps_left_out_are_remembered_over_a_stop(toy: Any, stop: Callable, train: Callable) -> None:
+    """A run all of whose steps were bad, some of them before the stop."""
+    _spoil(toy, "loss", range(9))
+    overrides = ("run.epochs=1", "run.batch_size=8")
+    stop(3, *overrides)
+    with pytest.raises(Diverged, match="none of the 6 steps could be taken"):
+        train(*overrides, resume=True)
+
+
 def test_out_of_memory_is_code_8_with_the_batch_to_try(toy: Any, train: Callable, listener: Any) -> None:
     def exhaust(step: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
