@@ -10,6 +10,7 @@ import torch
 
 from scarce_cli import checkpoint
 from scarce_cli.errors import DamagedData
+from scarce_cli.methods import TABLE
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,35 @@ def test_four_steps_are_two_and_a_stop_and_two_bit_for_bit(
     for name in names:
         a, b = (checkpoint.load(run.path / "encoders" / name)[0] for run in (whole.run, parts.run))
         assert same(a, b)
+
+
+CASES = {name: (name, ()) for name in TABLE} | {
+    "sparse spark": ("spark", ("data.size=64", "method.masking=sparse", "method.patch=32", "method.decoder_width=32"))
+}
+MOVED = {  # what a method keeps beside trained weights, and what an optimizer does not see
+    "spark": (),
+    "moco": ("key_encoder.conv1.weight", "key_encoder.bn1.running_mean", "queue_DK", "queue_pointer"),
+    "barlow": (),
+    "dino": ("teacher.conv1.weight", "teacher.bn1.running_mean", "centre_K"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_goes_on_bit_for_bit(case: str, train: Any, stop: Any, saved: Any, lines: Any, same: Any) -> None:
+    """Three steps against one, a stop and two: encoder, teacher or key encoder, queue, centre and optimizer."""
+    method, more = CASES[case]
+    overrides = ("run.epochs=1", "run.batch_size=16", "schedule.warmup_epochs=0.5", *more)
+    train(*overrides, method=method, out="runs/whole")
+    stop(1, *overrides, method=method, out="runs/parts")
+    early = saved("runs/parts")
+    train(*overrides, method=method, out="runs/parts", resume=True)
+    whole, parts = saved("runs/whole"), saved("runs/parts")
+    assert (early["origin"]["step"], parts["origin"]["step"]) == (1, 3)
+    assert same(whole, parts)
+    assert lines("runs/whole") == lines("runs/parts")
+    for name in ("encoder.conv1.weight", "encoder.layer4.1.bn2.running_var", *MOVED[method]):
+        assert not same(early["state"]["method"][name], whole["state"]["method"][name]), name
+    assert whole["state"]["optimizer"]["state"]
 
 
 @pytest.mark.parametrize(
