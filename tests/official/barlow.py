@@ -20,13 +20,14 @@ class _Step:
     norm: Standardise
 
 
-def _step(data: Data, dtype: torch.dtype = torch.float64) -> _Step:
+def _views(data: Data) -> list[Tensor]:
+    return [torch.from_numpy(np.asarray(data[name])) for name in ("z1", "z2")]
+
+
+def _step(data: Data) -> _Step:
     """One loss, backward included, with a BatchNorm that has seen nothing before."""
-    z1, z2 = (torch.from_numpy(np.asarray(data[name])) for name in ("z1", "z2"))
-    if dtype == torch.float32:  # a large offset leaves few digits for what counts, and the loss knows no offset
-        z1, z2 = z1 - z1.mean(dim=0), z2 - z2.mean(dim=0)
-    z1, z2 = (z.to(dtype).requires_grad_() for z in (z1, z2))
-    norm = Standardise(z1.shape[1]).to(dtype)
+    z1, z2 = (z.requires_grad_() for z in _views(data))
+    norm = Standardise(z1.shape[1]).double()
     terms = barlow_loss(z1, z2, float(np.asarray(data["lambd"])), norm)
     terms.loss.backward()
     return _Step(z1, z2, terms, norm)
@@ -45,10 +46,30 @@ def _gradients(data: Data) -> None:
         close(z.grad, data, name, atol=1e-12)
 
 
+def _float32_loss(views: list[Tensor], lambd: float) -> float:
+    z1, z2 = (z.float() for z in views)
+    return float(barlow_loss(z1, z2, lambd, Standardise(z1.shape[1])).loss)
+
+
+def _torch_float32_loss(views: list[Tensor], lambd: float) -> float:
+    """The formula with torch's own layer, for each view one that has seen nothing."""
+    one, two = (torch.nn.BatchNorm1d(z.shape[1], affine=False)(z.float()) for z in views)
+    squares = (one.T @ two / len(one) - torch.eye(one.shape[1])).square()
+    on = squares.diagonal().sum()
+    return float(on + lambd * (squares.sum() - on))
+
+
 def _loss(data: Data) -> None:
-    """In float64, and in float32, as it is trained."""
+    """In float64, and in float32, as it is trained.
+
+    In float32 the digits that an offset takes are lost before the loss begins: with offsets of 1e4 standard deviations
+    torch's own layer is 7e-5 off the exact loss of seed 301, with 1e5 it is 3e-4 off. So the views as they are go beside
+    that layer, and the views without their mean, which the exact loss does not know, beside the official number.
+    """
     close(_step(data).terms.loss.detach(), data, "loss")
-    close(_step(data, torch.float32).terms.loss.detach(), data, "loss", rtol=1e-4)
+    views, lambd = _views(data), float(np.asarray(data["lambd"]))
+    np.testing.assert_allclose(_float32_loss(views, lambd), _torch_float32_loss(views, lambd), rtol=1e-4)
+    close(_float32_loss([z - z.mean(dim=0) for z in views], lambd), data, "loss", rtol=1e-4)
 
 
 BARLOW = Family(
