@@ -63,8 +63,8 @@ def _loss(data: Data) -> None:
     """In float64, and in float32, as it is trained.
 
     In float32 the digits that an offset takes are lost before the loss begins: with offsets of 1e4 standard deviations
-    torch's own layer is 7e-5 off the exact loss of seed 301, with 1e5 it is 3e-4 off. So the views as they are go beside
-    that layer, and the views without their mean, which the exact loss does not know, beside the official number.
+    torch's own layer is 7e-5 off the exact loss of seed 301, with 1e5 it is 3e-4 off. So the views as they are go
+    beside that layer, and the views without their mean, which the exact loss does not know, beside the official number.
     """
     close(_step(data).terms.loss.detach(), data, "loss")
     views, lambd = _views(data), float(np.asarray(data["lambd"]))
