@@ -2,11 +2,12 @@
 
     python tests/bench/learn.py barlow --data films-128 --labels labels.csv --epochs 20 --every 5
 
-Trains with the command line, then prints and saves (``learn.json``, ``learn.png`` in the run's folder), for every kept
-epoch: loss and the method's own signals, collapse metrics, and the probe at 5, 20 and 50 shots on tasks that stay
-inside one source and one resolution: (a) bacterial against viral pneumonia, children (Kermany); (b) a finding against
-No Finding in NIH films of one collection. Every figure is a mean over several splits by patient and draws; the interval
-of a difference is the mean of the splits' intervals, which is wider than that of their mean.
+Trains with the command line, then prints and saves (``learn.json``, ``learn.csv`` and ``learn.png`` in the run's
+folder), for every kept epoch: loss and the method's own signals, collapse metrics, and the probe at 5, 20 and 50 shots
+on tasks that stay inside one source and one resolution: (a) bacterial against viral pneumonia, children (Kermany);
+(b) a finding against No Finding in NIH films of one collection. Every figure is a mean over several splits by patient
+and draws; the interval of a difference is the mean of the splits' intervals, which is wider than that of their mean.
+The picture shows the loss of every epoch too.
 
 ``--labels`` is the table of ../shared/cxr (columns image, patient_id, findings, source).
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -35,6 +37,8 @@ from scarce_cli.evaluation.features import extract_features, random_encoder, res
 from scarce_cli.evaluation.probe import Films, ProbeSettings, Score, make_task, run_task
 
 RANDOM, TRAINED = "random", "pretrained"
+Labelled = Mapping[str, tuple[Films, NDArray[np.int64]]]  # by source: its labelled films, and their rows in the cache
+COLUMNS = ("epoch", "question", "stage", "shots", "auc", "random", "gain", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,12 @@ def main() -> None:
     """Train unless ``--run`` names a finished run; then measure."""
     options = _options()
     torch.set_num_threads(options.threads)
+    cache = open_cache(options.probe_data or options.data)
+    labelled = _labelled(options.labels, cache)
     run = options.run or _train(options)
-    result = measure(run, options)
+    result = measure(run, cache, labelled, options)
     (run / "learn.json").write_text(json.dumps(result, indent=1))
+    _write_table(result, run / "learn.csv")
     _draw(result, run / "learn.png")
     print(table(result))
 
@@ -94,14 +101,12 @@ def _train(options: argparse.Namespace) -> Path:
     command = [sys.executable, "-m", "scarce_cli", "pretrain", options.method, "--preset", options.preset]
     command += ["--data", str(options.data), "--out", str(out), *[p for s in settings for p in ("--set", s)]]
     command += ["--device", options.device]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(options.threads)})
     return out
 
 
-def measure(run: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure(run: Path, cache: Cache, labelled: Labelled, options: argparse.Namespace) -> dict[str, Any]:
     """All kept encoders of a run; the random one they started from comes first."""
-    cache = open_cache(options.probe_data or options.data)
-    labelled = _labelled(options.labels, cache)
     saved = [load_encoder(path) for path in sorted((run / "encoders").glob("epoch-*.pt"))]
     random = _features(None, saved[0], cache, options)
     rows = [_row(0, {}, random, random, {}, options)]
@@ -110,16 +115,17 @@ def measure(run: Path, options: argparse.Namespace) -> dict[str, Any]:
         rows.append(_row(one.epoch, epochs.get(one.epoch, {}), _features(one, one, cache, options), random, labelled,
                          options))  # fmt: skip
         print(table({"method": options.method, "run": str(run), "rows": [rows[0], rows[-1]]}), flush=True)
-    return {"method": options.method, "run": str(run), "films": len(cache.names), "rows": rows}
+    losses = {epoch: line["loss"] for epoch, line in epochs.items()}
+    return {"method": options.method, "run": str(run), "films": len(cache.names), "losses": losses, "rows": rows}
 
 
 def _epochs(run: Path) -> dict[int, dict[str, float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {int(line["epoch"]): line for line in lines if line.get("kind", line.get("type")) == "epoch"}
+    return {int(line["epoch"]): line for line in lines if line["kind"] == "epoch"}
 
 
-def _labelled(path: Path, cache: Cache) -> dict[str, tuple[Films, NDArray[np.int64]]]:
-    """For each source: its labelled films, and their rows in the cache."""
+def _labelled(path: Path, cache: Cache) -> Labelled:
+    """Ends the program when no film of the cache has a label that a question asks for."""
     numbers = {Path(name).stem: row for row, name in enumerate(cache.names)}
     found: dict[str, list[tuple[int, str, frozenset[str]]]] = defaultdict(list)
     with path.open(newline="") as handle:
@@ -129,6 +135,12 @@ def _labelled(path: Path, cache: Cache) -> dict[str, tuple[Films, NDArray[np.int
                 if source in line["source"]:
                     assert row is not None
                     found[source].append((row, line["patient_id"], frozenset(line["findings"].split("|"))))
+    if not found:
+        sources = ", ".join(sorted({question.source for question in QUESTIONS}))
+        raise SystemExit(
+            f"{path}: none of the {len(cache.names)} prepared films has a line with one of these sources: {sources}. "
+            "Give --labels the table that belongs to --probe-data (or to --data, without it)."
+        )
     return {
         source: (
             Films(tuple(p for _, p, _ in films), tuple(f for _, _, f in films)),
@@ -152,7 +164,7 @@ def _row(
     logged: Mapping[str, float],
     features: Mapping[int, NDArray[np.float32]],
     random: Mapping[int, NDArray[np.float32]],
-    labelled: Mapping[str, tuple[Films, NDArray[np.int64]]],
+    labelled: Labelled,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     last = features[max(features)]
@@ -177,7 +189,7 @@ def _probe(
     question: Question,
     features: NDArray[np.float32],
     random: NDArray[np.float32],
-    labelled: Mapping[str, tuple[Films, NDArray[np.int64]]],
+    labelled: Labelled,
     options: argparse.Namespace,
 ) -> list[dict[str, float]]:
     films, rows = labelled[question.source]
@@ -214,7 +226,7 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_NOT_SHOWN = ("kind", "type", "time", "step", "epoch", "images_per_s", "lr", "relative_std", "mean_cosine")
+_NOT_SHOWN = ("kind", "time", "step", "epoch", "images_per_s", "lr", "relative_std", "mean_cosine")
 
 
 def _line(question: tuple[str, int], probes: Sequence[Mapping[str, float]]) -> str:
@@ -226,31 +238,50 @@ def _line(question: tuple[str, int], probes: Sequence[Mapping[str, float]]) -> s
     return f"{question[0]} stage {question[1]}  " + "  ".join(cells)
 
 
+def _write_table(result: Mapping[str, Any], path: Path) -> None:
+    """One line for each epoch, question, stage and number of shots."""
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows({"epoch": row["epoch"], **probe} for row in result["rows"] for probe in row["probe"])
+
+
 def _draw(result: Mapping[str, Any], path: Path) -> None:
-    """Gain over random initialisation against epochs, one panel for each question."""
+    """Gain over random initialisation against epochs, one panel for each question, and the loss in the last panel."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     keys = list(dict.fromkeys((p["question"], p["stage"]) for p in result["rows"][-1]["probe"]))
-    figure, panels = plt.subplots(1, len(keys), figsize=(4 * len(keys), 3.5), sharey=True, squeeze=False)
-    for panel, (question, stage) in zip(panels[0], keys, strict=True):
-        for shots in dict.fromkeys(p["shots"] for p in result["rows"][-1]["probe"]):
-            points = [
-                (row["epoch"], p["gain"])
-                for row in result["rows"]
-                for p in row["probe"]
-                if (p["question"], p["stage"], p["shots"]) == (question, stage, shots)
-            ]
-            if points:
-                panel.plot(*zip(*points, strict=True), marker="o", label=f"{shots:.0f} shots")
-        panel.axhline(0.0, color="grey", linewidth=1)
-        panel.set(title=f"{question}, stage {stage}", xlabel="epoch")
-    panels[0][0].set_ylabel("AUC above random initialisation")
-    panels[0][0].legend()
+    figure, panels = plt.subplots(1, len(keys) + 1, figsize=(4 * (len(keys) + 1), 3.5), squeeze=False)
+    for panel, (question, stage) in zip(panels[0], keys, strict=False):
+        _draw_gains(panel, result, question, stage)
+        panel.sharey(panels[0][0])
+    for panel in panels[0][1 : len(keys)]:
+        panel.tick_params(labelleft=False)
+    if keys:
+        panels[0][0].set_ylabel("AUC above random initialisation")
+        panels[0][0].legend()
+    panels[0][-1].plot(list(result["losses"]), list(result["losses"].values()), color="black")
+    panels[0][-1].set(title="loss of pretraining", xlabel="epoch", ylabel="mean of the epoch")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def _draw_gains(panel: Any, result: Mapping[str, Any], question: str, stage: int) -> None:
+    """One line for each number of shots."""
+    for shots in dict.fromkeys(p["shots"] for p in result["rows"][-1]["probe"]):
+        points = [
+            (row["epoch"], p["gain"])
+            for row in result["rows"]
+            for p in row["probe"]
+            if (p["question"], p["stage"], p["shots"]) == (question, stage, shots)
+        ]
+        if points:
+            panel.plot(*zip(*points, strict=True), marker="o", label=f"{shots:.0f} shots")
+    panel.axhline(0.0, color="grey", linewidth=1)
+    panel.set(title=f"{question}, stage {stage}", xlabel="epoch")
 
 
 if __name__ == "__main__":
