@@ -272,13 +272,17 @@ def encoder_of(payload: Mapping[str, Any], digest: str, path: Path) -> SavedEnco
 
 
 def check_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:
-    """Plain, no larger than the bytes behind it (a stride of zero unfolds without end), and finite.
+    """Plain, no larger than the bytes behind it (a stride of zero unfolds without end), finite, no variance negative.
 
     Raises:
-        UnsafeInput: it is not plain, or larger.
-        DamagedData: it holds NaN or infinity.
+        UnsafeInput: it is not plain (sparse, quantised, on the meta device, which holds nothing), or larger.
+        DamagedData: it holds NaN or infinity, or is a running variance below zero.
     """
-    if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise UnsafeInput(f"{path}: '{name}' is no plain tensor", _OWN_ONLY)
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
         raise UnsafeInput(f"{path}: '{name}' declares more than it holds", _OWN_ONLY)
     if not torch.isfinite(tensor).all():
         raise DamagedData(f"{path}: the weights '{name}' are not finite", "use an older checkpoint")
+    if name.endswith("running_var") and bool((tensor < 0).any()):
+        raise DamagedData(f"{path}: variances '{name}' below zero", "use an older checkpoint")

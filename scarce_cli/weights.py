@@ -46,7 +46,7 @@ def read_weights(path: Path, wanted: Mapping[str, Tensor], backbone: str) -> Fir
     Raises:
         UsageError: no such file, or weights of something else; names the first of them.
         UnsafeInput: it holds more than tensors, or declares more than it holds.
-        DamagedData: it is cut or damaged, or a weight is not finite.
+        DamagedData: it is cut or damaged, or a weight is not finite (also as float32), or a variance negative.
         ResourceError: it may not be read.
     """
     remedy = _REMEDY.format(backbone)
@@ -114,7 +114,10 @@ def _fitted(path: Path, found: Any, wanted: Mapping[str, Tensor], backbone: str)
         checkpoint.check_tensor(path, name, value)
     if state[_FIRST].shape[1] == 3 and wanted[_FIRST].shape[1] == 1:
         state[_FIRST] = state[_FIRST].detach().double().sum(dim=1, keepdim=True)
-    return {name: state.get(name, value).to(value.dtype) for name, value in wanted.items()}
+    fitted = {name: state.get(name, value).to(value.dtype) for name, value in wanted.items()}
+    for name, value in fitted.items():  # what was finite in float64 need not be so in float32
+        checkpoint.check_tensor(path, name, value)
+    return fitted
 
 
 def _check_names(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], backbone: str) -> None:

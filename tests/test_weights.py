@@ -188,6 +188,37 @@ def test_weights_that_are_not_finite_are_named(name: str, value: float) -> None:
         _read(name)
 
 
+def test_weights_that_are_finite_in_float64_alone_are_named() -> None:
+    """Also where only the sum over three channels is too large."""
+    wide = torch.float64
+    for name, value in (
+        ("bn1.bias", torch.full((4,), 1e300, dtype=wide)),
+        ("conv1.weight", torch.full((4, 3, 3, 3), 2e38, dtype=wide)),
+    ):
+        torch.save({**SMALL, name: value}, "a.pth")
+        with pytest.raises(DamagedData, match=rf"the weights '{name}' are not finite"):
+            _read("a.pth")
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "old.pth"])
+@pytest.mark.parametrize("key", ["conv1.weight", "bn1.num_batches_tracked"])
+def test_a_tensor_that_holds_nothing_is_code_4(name: str, key: str) -> None:
+    FORMATS[name]({**SMALL, key: SMALL[key].to("meta")}, Path(name))
+    with pytest.raises(UnsafeInput, match=rf"'{key}' is no plain tensor"):
+        _read(name)
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "some.safetensors"])
+def test_a_negative_variance_is_named(name: str) -> None:
+    wanted = {**SMALL, "bn1.running_var": torch.ones(4)}
+    good = {**SMALL, "bn1.running_var": torch.tensor([0.0, 1, 2, 3])}
+    FORMATS[name](good, Path(name))
+    assert torch.equal(_read(name, wanted)["bn1.running_var"], good["bn1.running_var"])
+    FORMATS[name]({**good, "bn1.running_var": torch.tensor([1.0, -1e-9, 2, 3])}, Path(name))
+    with pytest.raises(DamagedData, match=r"variances 'bn1\.running_var' below zero"):
+        _read(name, wanted)
+
+
 class _Evil:
     """Pickled, this touches a file when it is unpickled without care."""
 

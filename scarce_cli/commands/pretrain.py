@@ -109,7 +109,8 @@ def _first_weights(config: RunConfig, resume: bool) -> ModelSettings:
         return config.model
     path = Path(config.model.init).absolute()
     if not resume and not path.is_file():
-        raise UsageError(f"no file of weights {path}", "give the path of a local file: nothing is downloaded")
+        folder = ": that is a folder (--init is empty, or names one)" if path.is_dir() else ""
+        raise UsageError(f"no file of weights {path}{folder}", "give the path of a local file: nothing is downloaded")
     return config.model.model_copy(update={"init": str(path)})
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from scarce_cli.config import Settings
     from scarce_cli.methods.base import Method
 
-# Name -> "module:class". None: the recipe is written down (presets/), the method is not built yet.
-TABLE: dict[str, str | None] = {
+# Name -> "module:class".
+TABLE: dict[str, str] = {
     "spark": "scarce_cli.methods.spark:SparK",
     "moco": "scarce_cli.methods.moco:MoCo",
     "barlow": "scarce_cli.methods.barlow:BarlowTwins",
@@ -22,18 +22,15 @@ TABLE: dict[str, str | None] = {
 
 
 def check_name(name: str) -> None:
-    """UsageError when there is no such method, or when it is not built yet. Imports nothing heavy."""
+    """UsageError when there is no such method. Imports nothing heavy."""
     if name not in TABLE:
         raise UsageError(f"no method '{name}'{nearest(name, TABLE)}", f"methods: {', '.join(TABLE)}")
-    if TABLE[name] is None:
-        built = ", ".join(method for method, place in TABLE.items() if place)
-        raise UsageError(f"{name} is not built yet; its recipe in presets/ is for reading", f"built: {built}")
 
 
 def method_class(name: str) -> type[Method]:
     """The class of a method. Raises UsageError as `check_name`."""
     check_name(name)
-    module, _, attribute = str(TABLE[name]).partition(":")
+    module, _, attribute = TABLE[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found
 

@@ -29,6 +29,7 @@ from scarce_cli.models.resnet import Encoder
 from scarce_cli.schedule import cosine, ramp
 
 _GLOBAL_CROPS = 2
+_LEAST_SIZE, _SIZE_STEP = 32, 16  # of a view, px
 _KOLEO_FLOOR = 1e-8  # of a distance, as official
 
 
@@ -128,9 +129,11 @@ class DINO(Method):
         """Raises UsageError when local crops would be larger than global ones."""
         assert isinstance(settings, DINOSettings)
         if settings.local_crops and settings.local_size > size:
+            usual = round(3 / 7 * size / _SIZE_STEP) * _SIZE_STEP  # 96 px of 224, as official
             raise UsageError(
                 f"method.local_size is {settings.local_size}, larger than data.size {size}",
-                "set a smaller method.local_size, about 3/7 of data.size",
+                f"--set method.local_size={max(_LEAST_SIZE, usual)}, or another multiple of {_SIZE_STEP} "
+                f"from {_LEAST_SIZE} to {size}",
             )
         return cls(encoder, settings)
 

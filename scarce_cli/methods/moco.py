@@ -28,6 +28,7 @@ from scarce_cli.models.heads import two_layer_projector
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.models.split_batch_norm import split_batch_norms
 
+_FLOAT = 4  # bytes
 _STRIDE = 32  # px of a view for each position of the encoder's last stage
 
 
@@ -78,6 +79,15 @@ def enqueue(queue_DK: Tensor, pointer: Tensor, keys_ND: Tensor) -> None:
     pointer.add_(count).remainder_(size)
 
 
+def _first_queue(dimension: int, length: int) -> Tensor:
+    """Random keys of length 1, (D, K), from torch's global state. Raises UsageError when they cannot be held."""
+    try:
+        return F.normalize(torch.randn(dimension, length), dim=0)
+    except (RuntimeError, MemoryError):
+        needs = f"{length} keys of {dimension} numbers need {dimension * length * _FLOAT / 2**30:.0f} GiB"
+        raise UsageError(f"method.queue is too large: {needs}", "lower method.queue, officially 65536") from None
+
+
 class MoCo(Method):
     """A query encoder with its projector, their slow copies, and a queue of keys.
 
@@ -98,13 +108,17 @@ class MoCo(Method):
         self.projector = two_layer_projector(encoder.features, settings.dimension)
         self.key_encoder = frozen_copy(encoder)
         self.key_projector = frozen_copy(self.projector)
-        self.register_buffer("queue_DK", F.normalize(torch.randn(settings.dimension, settings.queue), dim=0))
+        self.register_buffer("queue_DK", _first_queue(settings.dimension, settings.queue))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
         self._new_keys_ND: Tensor | None = None  # of the step under way
 
     @classmethod
     def build(cls, encoder: Encoder, settings: Settings, size: int) -> MoCo:
-        """Any size will do; whether the batch does is seen on the first step."""
+        """Any size will do; whether the batch does is asked of `check_batch`.
+
+        Raises:
+            UsageError: there is no memory for a queue so long.
+        """
         assert isinstance(settings, MoCoSettings)
         return cls(encoder, settings, size)
 

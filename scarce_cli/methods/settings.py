@@ -16,7 +16,9 @@ class SparKSettings(Settings):
     """SparK (arXiv 2301.03580)."""
 
     masking: Literal["sparse", "input"] = "sparse"  # input: patches zeroed in the input only (part 4 of the series)
-    patch: Count = 32  # px, side of a patch; the view's side is a multiple of it; sparse: the network's stride, 32
+    patch: Annotated[int, Field(ge=2)] = (
+        32  # px, side of a patch; the view's side is a multiple of it; sparse: the network's stride, 32
+    )
     mask_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.60  # share of patches hidden
     decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 768  # sparse: of the coarsest level; input: of all
     noisy_target: bool = False  # published way: the noise of the augmentation is part of what is to be painted
@@ -47,7 +49,7 @@ class BarlowSettings(Settings):
 class DINOSettings(Settings):
     """DINO (arXiv 2104.14294)."""
 
-    outputs: Count = 65536  # K, of the head
+    outputs: Annotated[int, Field(ge=2)] = 65536  # K, of the head
     hidden: Count = 2048  # width of the head's layers
     bottleneck: Count = 256  # width before the last layer
     layers: Count = 3  # of the head, the last one not counted
@@ -75,6 +77,12 @@ class DINOSettings(Settings):
     def _scale_in_order(self) -> DINOSettings:
         if not self.local_scale[0] <= self.local_scale[1] <= 1:
             raise ValueError("local_scale: two numbers up to 1, the smaller first")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_norm_has_a_place(self) -> DINOSettings:
+        if self.head_batch_norm and self.layers == 1:
+            raise ValueError("head_batch_norm does nothing with layers 1: set layers to 2 or more, or leave it false")
         return self
 
 

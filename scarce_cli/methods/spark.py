@@ -110,11 +110,7 @@ class SparK(Method):
                 raise UsageError(f"data.size is {size}, not a multiple of {name} ({step})", "change one of them")
         if settings.masking == "sparse":
             _check_sparse(settings)
-        side = size // settings.patch
-        if visible_count(side, settings.mask_ratio) == 0:
-            hides = f"method.mask_ratio {settings.mask_ratio:g} hides all of a view"
-            remedy = "lower method.mask_ratio, or make data.size larger"
-            raise UsageError(f"{hides}: at data.size {size} it has {side} x {side} patches", remedy)
+        _check_mask(settings, size)
         return cls(encoder, settings, size)
 
     def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:
@@ -151,6 +147,19 @@ class SparK(Method):
         stages = packed_stages(self.encoder, images_BCHW, visible)
         features = stages[-1].detach().unflatten(0, (len(images_BCHW), -1)).float().mean(dim=(1, 3, 4))
         return features, self.decoder(self.densify(stages, visible))
+
+
+def _check_mask(settings: SparKSettings, size: int) -> None:
+    """Raises UsageError when nothing is shown, or nothing hidden: there would be nothing to learn."""
+    side = size // settings.patch
+    shown = visible_count(side, settings.mask_ratio)
+    for count, hides, change in ((shown, "all", "lower"), (side * side - shown, "nothing", "raise")):
+        if count == 0:
+            raise UsageError(
+                f"method.mask_ratio {settings.mask_ratio:g} hides {hides} of a view: "
+                f"at data.size {size} it has {side} x {side} patches",
+                f"{change} method.mask_ratio, or make data.size larger",
+            )
 
 
 def _check_sparse(settings: SparKSettings) -> None:

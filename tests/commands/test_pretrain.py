@@ -111,7 +111,12 @@ def test_without_cuda_the_l4_recipe_is_code_8(scarce: Callable, dataset: Path, m
 WRONG = [
     (("sparc",), "no method 'sparc'; did you mean 'spark'?", "methods: spark, moco, barlow, dino"),
     (("spark", "--preset", "smoke", "--init", "none.pth"), "no file of weights ", "nothing is downloaded"),
-    (("spark", "--preset", "smoke", "--init", "."), "no file of weights ", "nothing is downloaded"),
+    (
+        ("spark", "--preset", "smoke", "--init", "."),
+        "a folder (--init is empty, or names one)",
+        "nothing is downloaded",
+    ),
+    (("spark", "--preset", "smoke", "--init", ""), "a folder (--init is empty, or names one)", "nothing is downloaded"),
     (("spark", "--preset", "smok"), "no preset 'smok' for spark; did you mean 'smoke'?", "presets: "),
     (("spark", "--preset", "a.yaml"), "no preset file a.yaml", "shipped presets: "),
     (("spark", "--set", "run.epoch=1"), "unknown key 'run.epoch'; did you mean 'epochs'?", "valid keys there: "),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 
 from scarce_cli.config import AugmentSettings
@@ -160,6 +161,21 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         make(local_size=96)
     with pytest.raises(UsageError, match=r"too large for method\.local_size 32"):
         make().view_specs(48, AugmentSettings(blur_kernel=(3, 65)))
+    with pytest.raises(ValidationError, match=r"outputs\n.* greater than or equal to 2"):
+        make(outputs=1)
+    with pytest.raises(ValidationError, match="head_batch_norm does nothing with layers 1"):
+        make(layers=1, head_batch_norm=True)
+    make(layers=1)
+    make(layers=2, head_batch_norm=True)
+
+
+@pytest.mark.parametrize(("size", "named"), [(32, 32), (48, 32), (96, 48), (224, 96), (512, 224)])
+def test_the_local_size_that_is_named_instead_is_a_valid_one(size: int, named: int) -> None:
+    settings = DINOSettings(**{**SMALL, "local_size": size + 16})
+    with pytest.raises(UsageError, match=rf"local_size is {size + 16}, larger than data\.size {size}") as raised:
+        DINO.build(build_encoder("resnet18", seed=0), settings, size)
+    assert raised.value.remedy == (f"--set method.local_size={named}, or another multiple of 16 from 32 to {size}")
+    DINO.build(build_encoder("resnet18", seed=0), DINOSettings(**{**SMALL, "local_size": named}), size)
 
 
 def test_crops_of_one_size_share_one_pass() -> None:

@@ -256,6 +256,13 @@ def test_the_smallest_groups(films: int, splits: int, size: int) -> None:
     assert all(torch.isfinite(p.grad).all() for _, p in method.trained_parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("queue", [10**13, 10**18])
+def test_a_queue_that_no_memory_holds_is_refused(queue: int) -> None:
+    with pytest.raises(UsageError, match=rf"method\.queue is too large: {queue} keys of 6 numbers need ") as raised:
+        method_of(queue=queue)
+    assert "lower method.queue" in raised.value.remedy
+
+
 def test_two_views_drawn_alike() -> None:
     specs = method_of().view_specs(96, AugmentSettings())
     assert [spec.size for spec in specs] == [96, 96]

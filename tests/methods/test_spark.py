@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 
 from scarce_cli.config import AugmentSettings
@@ -160,10 +161,19 @@ def test_the_state_goes_round_exactly(spark: SparK) -> None:
     assert torch.equal(step(other), step(spark))
 
 
-def test_nothing_masked_is_a_step_without_a_direction(spark: SparK) -> None:
-    open_ = make(spark.settings.model_copy(update={"mask_ratio": 0.0}))
-    assert step(open_) == 0
-    assert all(p.grad is None or p.grad.eq(0).all() for p in open_.parameters())
+@pytest.mark.parametrize(("mask_ratio", "size"), [(0.0, 128), (0.02, 128), (0.4, 32)])
+def test_a_mask_over_nothing_is_refused(spark: SparK, mask_ratio: float, size: int) -> None:
+    """Every step would have the loss zero and no direction: 0.02 of 16 patches is none, rounded."""
+    settings = spark.settings.model_copy(update={"mask_ratio": mask_ratio})
+    with pytest.raises(UsageError, match=rf"method\.mask_ratio {mask_ratio:g} hides nothing of a view") as raised:
+        make(settings, size)
+    assert raised.value.remedy == "raise method.mask_ratio, or make data.size larger"
+
+
+def test_patches_have_a_variance() -> None:
+    with pytest.raises(ValidationError, match=r"patch\n.* greater than or equal to 2"):
+        SparKSettings(masking="input", patch=1)
+    assert 0.5 < step(make(SparKSettings(masking="input", patch=2, decoder_width=16))) < 2
 
 
 def test_gradient_checkpointing_gives_the_same_bits_and_statistics(spark: SparK) -> None:
