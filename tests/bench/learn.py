@@ -265,6 +265,8 @@ def _draw(result: Mapping[str, Any], path: Path) -> None:
         panels[0][0].legend()
     panels[0][-1].plot(list(result["losses"]), list(result["losses"].values()), color="black")
     panels[0][-1].set(title="loss of pretraining", xlabel="epoch", ylabel="mean of the epoch")
+    for panel in panels[0]:
+        panel.xaxis.get_major_locator().set_params(integer=True)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
