@@ -266,7 +266,7 @@ def _draw(result: Mapping[str, Any], path: Path) -> None:
     panels[0][-1].plot(list(result["losses"]), list(result["losses"].values()), color="black")
     panels[0][-1].set(title="loss of pretraining", xlabel="epoch", ylabel="mean of the epoch")
     for panel in panels[0]:
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
