@@ -43,6 +43,7 @@ class ModelSettings(Settings):
 
     backbone: Literal["resnet18", "resnet50"]
     init: str = ""  # file of weights to start from (torchvision's, or a checkpoint's); empty: drawn by the seed
+    zero_init_residual: bool = False  # the last norm's scale in each block starts at 0: blocks begin as their shortcut
     gradient_checkpointing: bool = False  # by stage: less memory, one more forward pass
 
 

@@ -27,6 +27,7 @@ def build_state(job: Job) -> TrainState:
         config.model.backbone,
         seed=config.run.seed,
         gradient_checkpointing=config.model.gradient_checkpointing,
+        zero_init_residual=config.model.zero_init_residual,
     )
     digest = _load_first(encoder, job)  # before the method is built: a teacher starts as its copy
     with torch.random.fork_rng(devices=[]):

@@ -40,7 +40,11 @@ def restore_encoder(saved: SavedEncoder) -> Encoder:
 
 
 def random_encoder(saved: SavedEncoder) -> Encoder:
-    """The random initialisation that the run of ``saved`` started from, in evaluation mode."""
+    """The random initialisation that the seed of ``saved``'s run draws, in evaluation mode.
+
+    Without ``model.zero_init_residual``, whatever the run had: such a network starts as its shortcuts alone, whose
+    random features would be an easier baseline to beat.
+    """
     return build_encoder(saved.info.backbone, seed=saved.seed).eval()  # type: ignore[arg-type]
 
 

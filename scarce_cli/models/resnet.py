@@ -23,12 +23,16 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
     """A ResNet without classifier. ``conv1`` sees one grey channel; state names are torchvision's.
 
     With ``gradient_checkpointing`` each of the four stages is recomputed in the backward pass instead of
-    being kept; running statistics are still updated once a step.
+    being kept; running statistics are still updated once a step. With ``zero_init_residual`` the scale of each
+    residual block's last BatchNorm starts at 0, so that a block starts as its shortcut (Goyal et al., 2017,
+    arXiv 1706.02677, section 5.1); nothing else starts differently.
     """
 
-    def __init__(self, backbone: Backbone, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, backbone: Backbone, *, gradient_checkpointing: bool = False, zero_init_residual: bool = False
+    ) -> None:
         block, layers = _LAYOUT[backbone]
-        super().__init__(block, layers)
+        super().__init__(block, layers, zero_init_residual=zero_init_residual)
         self.backbone: Backbone = backbone
         self.gradient_checkpointing = gradient_checkpointing
         self.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -78,8 +82,13 @@ def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
-def build_encoder(backbone: Backbone, *, seed: int, gradient_checkpointing: bool = False) -> Encoder:
-    """A randomly initialised encoder, fixed by ``seed`` and independent of torch's global random state."""
+def build_encoder(
+    backbone: Backbone, *, seed: int, gradient_checkpointing: bool = False, zero_init_residual: bool = False
+) -> Encoder:
+    """A randomly initialised encoder, fixed by ``seed`` and independent of torch's global random state.
+
+    What is drawn is the same with and without ``zero_init_residual``.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Encoder(backbone, gradient_checkpointing=gradient_checkpointing)
+        return Encoder(backbone, gradient_checkpointing=gradient_checkpointing, zero_init_residual=zero_init_residual)

@@ -104,3 +104,15 @@ def test_a_checkpoint_can_be_started_from_and_the_random_start_stays_the_seeds(
     )
     with pytest.raises(UsageError, match="holds no weights of a resnet50"):
         build_state(make_job(f"model.init={path}", "model.backbone=resnet50"))
+
+
+def test_zero_init_residual_is_what_training_starts_from_and_not_the_baseline(
+    train: Callable, make_job: Callable
+) -> None:
+    overrides = ("model.zero_init_residual=true", "run.epochs=1", "run.batch_size=24")
+    begun = build_state(make_job(*overrides, method="spark")).method.encoder.state_dict()
+    assert float(begun["layer1.0.bn2.weight"].abs().sum()) == 0
+    end = checkpoint.load_encoder(train(*overrides, method="spark").run.last)
+    assert float(end.state["layer1.0.bn2.weight"].abs().sum()) > 0
+    plain = build_encoder("resnet18", seed=0).state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in random_encoder(end).state_dict().items())

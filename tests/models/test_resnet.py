@@ -52,6 +52,23 @@ def test_features_agree_with_torchvision(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("backbone", BOTH)
+def test_with_zero_init_residual_every_block_starts_as_its_shortcut(backbone: Backbone) -> None:
+    """In training and in evaluation; all other weights are those that the seed draws without it."""
+    plain, zero = build_encoder(backbone, seed=3), build_encoder(backbone, seed=3, zero_init_residual=True)
+    last = "bn2.weight" if backbone == "resnet18" else "bn3.weight"
+    for (name, one), other in zip(plain.state_dict().items(), zero.state_dict().values(), strict=True):
+        scale = name.startswith("layer") and name.endswith(last)
+        assert torch.equal(other, torch.zeros_like(one) if scale else one), name
+        assert not scale or bool((one == 1).all()), name
+    for training in (True, False):
+        x = zero.train(training).relu(zero.bn1(zero.conv1(images())))
+        for block in [*zero.layer1, *zero.layer2, *zero.layer3, *zero.layer4]:
+            shortcut = x if block.downsample is None else block.downsample(x)
+            assert torch.equal(block(x), shortcut.relu())
+            x = block(x)
+
+
+@pytest.mark.parametrize("backbone", BOTH)
 @pytest.mark.parametrize("side", [32, 96])
 def test_stages_have_the_stated_widths_and_strides(backbone: Backbone, side: int) -> None:
     encoder = build_encoder(backbone, seed=0).eval()
