@@ -21,7 +21,14 @@ class SparKSettings(Settings):
     )
     mask_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.60  # share of patches hidden
     decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 768  # sparse: of the coarsest level; input: of all
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # sparse: of the last residual branch; rises from 0
     noisy_target: bool = False  # published way: the noise of the augmentation is part of what is to be painted
+
+    @model_validator(mode="after")
+    def _drop_path_has_a_place(self) -> SparKSettings:
+        if self.drop_path and self.masking != "sparse":
+            raise ValueError("drop_path is an option of masking sparse")
+        return self
 
 
 class MoCoSettings(Settings):

@@ -24,7 +24,7 @@ from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.methods.settings import SparKSettings
 from scarce_cli.models.light_decoder import WIDTH_STEP, Densify, LightDecoder
 from scarce_cli.models.resnet import Encoder
-from scarce_cli.models.sparse import STRIDE, VisiblePatches, packed_stages
+from scarce_cli.models.sparse import STRIDE, VisiblePatches, draw_branches, packed_stages
 from scarce_cli.models.unet import UNetDecoder
 
 _EPS = 1e-6  # inside the root, as official
@@ -121,7 +121,7 @@ class SparK(Method):
         """The target is the view without noise, unless ``noisy_target``: noise cannot be predicted."""
         (view,) = views
         visible = draw_visible(len(view.image_BCHW), self.side, self.settings.mask_ratio, generator)
-        features, prediction = self._paint(view.image_BCHW, visible)
+        features, prediction = self._paint(view.image_BCHW, visible, generator)
         target = view.image_BCHW if self.settings.noisy_target else view.clean_BCHW
         loss = reconstruction_loss(prediction, target, visible, self.settings.patch)
         return StepOutput(loss=loss, embeddings_ND=features)
@@ -138,13 +138,21 @@ class SparK(Method):
         patch = float(self.settings.patch)
         return F.interpolate(visible_B1FF.float(), scale_factor=patch, mode="nearest")
 
-    def _paint(self, images_BCHW: Tensor, visible_B1FF: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of what is shown, (B, D) without gradient, and the prediction (B, C, H, W)."""
+    def _paint(
+        self, images_BCHW: Tensor, visible_B1FF: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features of what is shown, (B, D) without gradient, and the prediction (B, C, H, W).
+
+        With a ``generator``, in training, branches are dropped by ``drop_path``.
+        """
         if not self.sparse:
             maps = self.encoder.stages(images_BCHW * self._pixels(visible_B1FF))
             return maps[-1].detach().float().mean(dim=(2, 3)), self.decoder(maps)
         visible = VisiblePatches(visible_B1FF, per_film=visible_count(self.side, self.settings.mask_ratio))
-        stages = packed_stages(self.encoder, images_BCHW, visible)
+        branches, rate = None, self.settings.drop_path
+        if rate and self.training and generator is not None:  # all at once: a recomputed stage must see the same
+            branches = draw_branches(self.encoder, visible, rate, generator)
+        stages = packed_stages(self.encoder, images_BCHW, visible, branches)
         features = stages[-1].detach().unflatten(0, (len(images_BCHW), -1)).float().mean(dim=(1, 3, 4))
         return features, self.decoder(self.densify(stages, visible))
 

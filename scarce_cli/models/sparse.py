@@ -11,6 +11,7 @@ along a patch's side (32 in the image, 8, 4, 2 and 1 after the stages), H and W 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -132,27 +133,47 @@ def sparse_stages(encoder: Encoder, image_BCHW: Tensor, visible: VisiblePatches)
     return [visible.unpack(x) for x in packed_stages(encoder, image_BCHW, visible)]
 
 
-def packed_stages(encoder: Encoder, image_BCHW: Tensor, visible: VisiblePatches) -> list[Tensor]:
-    """`sparse_stages`, each as its visible patches (N, C, P, P)."""
+def draw_branches(encoder: Encoder, visible: VisiblePatches, drop_path: float, generator: torch.Generator) -> Tensor:
+    """What each residual branch's output is multiplied by, for every visible patch: (blocks, N), float32.
+
+    Stochastic depth (Huang et al., 2016, arXiv 1603.09382): the probability p of dropping a branch rises linearly
+    from 0 at the first block to ``drop_path`` at the last. 0 for a whole film with probability p, else 1 / (1 - p).
+    """
+    blocks = sum(len(stage) for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4))
+    device = visible.places_N.device
+    rates = torch.linspace(0, drop_path, blocks, device=device).unsqueeze(1)
+    noise = torch.rand(blocks, visible.films, generator=generator, device=device)
+    films_N = visible.places_N // visible.side**2
+    return ((noise >= rates) / (1 - rates))[:, films_N]
+
+
+def packed_stages(
+    encoder: Encoder, image_BCHW: Tensor, visible: VisiblePatches, branches: Tensor | None = None
+) -> list[Tensor]:
+    """`sparse_stages`, each as its visible patches (N, C, P, P). ``branches``: of `draw_branches`; None: all kept."""
     assert image_BCHW.shape[-1] % (visible.side * STRIDE) == 0, "a patch is a multiple of the network's stride"
     x = visible.pack(image_BCHW)
     x = encoder.relu(encoder.bn1(_convolve(encoder.conv1, x, visible)))
     # What is pooled is not negative: zero around it is as good as torchvision's minus infinity.
     x = F.max_pool2d(visible.widen(x, before=1, after=0), kernel_size=3, stride=2)
-    stages = []
+    stages, first = [], 0
     for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
-        x = encoder.run_stage(stage, x, partial(_stage, stage, visible=visible))
+        kept = [None] * len(stage) if branches is None else list(branches[first : first + len(stage)])
+        x = encoder.run_stage(stage, x, partial(_stage, stage, visible=visible, kept=kept))
         stages.append(x)
+        first += len(stage)
     return stages
 
 
-def _stage(stage: nn.Sequential, x_NCPP: Tensor, visible: VisiblePatches) -> Tensor:
-    for block in stage:
-        x_NCPP = _block(block, x_NCPP, visible)
+def _stage(stage: nn.Sequential, x_NCPP: Tensor, visible: VisiblePatches, kept: Sequence[Tensor | None]) -> Tensor:
+    for block, kept_N in zip(stage, kept, strict=True):
+        x_NCPP = _block(block, x_NCPP, visible, kept_N)
     return x_NCPP
 
 
-def _block(block: BasicBlock | Bottleneck, x_NCPP: Tensor, visible: VisiblePatches) -> Tensor:
+def _block(
+    block: BasicBlock | Bottleneck, x_NCPP: Tensor, visible: VisiblePatches, kept_N: Tensor | None = None
+) -> Tensor:
     """A residual block of torchvision's, run over its own modules."""
     out = block.relu(block.bn1(_convolve(block.conv1, x_NCPP, visible)))
     out = block.bn2(_convolve(block.conv2, out, visible))
@@ -161,6 +182,8 @@ def _block(block: BasicBlock | Bottleneck, x_NCPP: Tensor, visible: VisiblePatch
     if block.downsample is not None:
         conv, norm = block.downsample
         x_NCPP = norm(_convolve(conv, x_NCPP, visible))
+    if kept_N is not None:
+        out = out * kept_N.to(out.dtype).view(-1, 1, 1, 1)
     summed: Tensor = block.relu(out + x_NCPP)
     return summed
 
