@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import EncoderInfo
-from scarce_cli.config import RunConfig
+from scarce_cli.config import RunConfig, Settings
 from scarce_cli.data.cache import Cache
 from scarce_cli.errors import DamagedData, UsageError
 from scarce_cli.methods import method_class
@@ -159,7 +159,7 @@ def _restore(path: Path, identity: Identity, state: TrainState) -> list[str]:
     saved = payload["state"]
     if saved is None:
         raise UsageError(f"{path} holds an encoder only", "resume from the run's last.pt")
-    _compare(payload["origin"], identity, state.init_digest, path)
+    _compare(payload["origin"], identity, state, path)
     _load_weights(state.method, saved["method"], path)
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
@@ -181,20 +181,30 @@ def _load_weights(method: Method, weights: Mapping[str, Any], path: Path) -> Non
         raise UsageError(f"{path}: the weights do not fit: {''.join(first).strip()}", "pretrain again") from None
 
 
-def _compare(origin: Mapping[str, Any], identity: Identity, init_digest: str, path: Path) -> None:
+def _compare(origin: Mapping[str, Any], identity: Identity, state: TrainState, path: Path) -> None:
     now = identity.origin(0, 0)
     changes = [f"method: {origin['method']} -> {now['method']}"] if origin["method"] != now["method"] else []
-    changes += _differences(origin["settings"], now["settings"])
+    changes += _differences(_with_defaults(origin["settings"], state.method.settings_type), now["settings"])
     if origin["data"]["digest"] != now["data"]["digest"]:
         changes.append(f"films of {origin['data']['folder']} -> films of {now['data']['folder']}")
     old = origin.get("init_digest", "")
-    if init_digest and init_digest != old:
-        changes.append(f"SHA-256 of {identity.config.model.init}: {old[:12]}… -> {init_digest[:12]}…")
+    if state.init_digest and state.init_digest != old:
+        changes.append(f"SHA-256 of {identity.config.model.init}: {old[:12]}… -> {state.init_digest[:12]}…")
     if changes:
         raise UsageError(
             f"{path} was trained with other settings: {'; '.join(changes)}",
             "resume with the run's own settings, or start another run with --out",
         )
+
+
+def _with_defaults(settings: Mapping[str, Any], kind: type[Settings]) -> Mapping[str, Any]:
+    """The settings of a checkpoint; what a later version added has its default, which is what was done before."""
+    try:
+        own = kind.model_validate_json(json.dumps(settings["method"]))
+        whole = RunConfig.model_validate_json(json.dumps(settings))
+    except (KeyError, TypeError, ValueError):
+        return settings
+    return {**whole.model_dump(mode="json"), "method": own.model_dump(mode="json")}
 
 
 def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[str]:

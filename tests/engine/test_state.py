@@ -51,6 +51,21 @@ def test_the_first_weights_are_those_of_the_seed(make_job: Callable) -> None:
     assert all(torch.equal(a, b) for a, b in zip(state.method.parameters(), again.method.parameters(), strict=True))
 
 
+def test_a_run_older_than_a_setting_goes_on_with_its_default(train: Callable, stop: Callable) -> None:
+    """What a later version added was done by its default before; any other value is another run."""
+    stop(2)
+    payload = checkpoint.load(Path("runs/a/last.pt"))[0]
+    del payload["origin"]["settings"]["model"]["zero_init_residual"]
+    del payload["origin"]["settings"]["method"]["width"]
+    del payload["state"]["rescaled_steps"]
+    keys = ("encoder", "origin", "state")
+    info = checkpoint.EncoderInfo(**payload["info"])
+    checkpoint.save(Path("runs/a/last.pt"), info=info, **{key: payload[key] for key in keys})
+    with pytest.raises(UsageError, match=r"model\.zero_init_residual: False -> True"):
+        train("model.zero_init_residual=true", resume=True)
+    assert train(resume=True).trainer.state.step == 12
+
+
 CHANGES = [
     (("optimizer.lr=0.5",), "optimizer.lr: 0.001 -> 0.5"),
     (("run.epochs=3", "run.seed=4"), "run.epochs: 2 -> 3; run.seed: 0 -> 4"),
