@@ -21,7 +21,7 @@ from scarce_cli.models.resnet import build_encoder
 
 SMALL: dict[str, dict[str, Any]] = {
     "spark": {"masking": "input", "patch": 8, "decoder_width": 16},
-    "moco": {"queue": 64},
+    "moco": {"queue": 64, "bn_splits": 2},
     "barlow": {"projector": (16,)},
     "dino": {"outputs": 64, "hidden": 32, "local_crops": 0},
 }
