@@ -86,7 +86,13 @@ def test_the_saved_settings_repeat_the_run(pretrain: Callable, scarce: Callable,
 
 def test_device_cpu_overrides_the_recipe(scarce: Callable, dataset: Path) -> None:
     small = ("model.backbone=resnet18", "data.size=32", "method.patch=8", "method.decoder_width=8", "run.batch_size=24")
-    small += ("method.masking=input", "run.epochs=1", "schedule.warmup_epochs=0", "run.snapshot_epochs=5")
+    small += (
+        "method.masking=input",
+        "method.drop_path=0.0",
+        "run.epochs=1",
+        "schedule.warmup_epochs=0",
+        "run.snapshot_epochs=5",
+    )
     settings = [argument for value in small for argument in ("--set", value)]
     result = scarce("pretrain", "spark", "--preset", "l4", "--data", dataset, "--device", "cpu", *settings)
     assert result.code == 0, result.err

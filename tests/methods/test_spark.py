@@ -82,7 +82,7 @@ def test_noise_is_in_the_input_but_in_the_target_only_as_published(
     noisy = clean + 0.5 * films(seed=4)
     answers = iter([perfect_prediction(noisy if noisy_target else clean)] * 2)
 
-    def paint(images: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def paint(images: Tensor, visible: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         seen.append(images)
         return images.flatten(1), next(answers)
 
