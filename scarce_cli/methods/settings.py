@@ -27,7 +27,7 @@ class SparKSettings(Settings):
     @model_validator(mode="after")
     def _drop_path_has_a_place(self) -> SparKSettings:
         if self.drop_path and self.masking != "sparse":
-            raise ValueError("drop_path is an option of masking sparse")
+            raise ValueError("drop_path is an option of masking sparse: set drop_path to 0 with masking input")
         return self
 
 
