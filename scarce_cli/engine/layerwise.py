@@ -14,7 +14,24 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 
-class LARS(Optimizer):
+class _Layerwise(Optimizer):
+    """One update of all tensors of a group at once."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update of every tensor that has a gradient. ``closure`` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            weights, gradients = _with_gradient(group)
+            if weights:
+                self._update(weights, gradients, group)
+
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """Move ``weights`` in place."""
+        raise NotImplementedError
+
+
+class LARS(_Layerwise):
     """Layer-wise adaptive rates (You et al., 2017, arXiv 1708.03888), as in the code of arXiv 2103.03230 (main.py).
 
     For every tensor p with gradient g: d = g + weight_decay * p; in a group with ``adapt``,
@@ -35,15 +52,8 @@ class LARS(Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "adapt": adapt}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every tensor that has a gradient. ``closure`` is not supported."""
-        assert closure is None
-        for group in self.param_groups:
-            weights, gradients = _with_gradient(group)
-            if weights:
-                buffers = [self._buffer(weight) for weight in weights]
-                _lars(weights, gradients, buffers, group)
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        _lars(weights, gradients, [self._buffer(weight) for weight in weights], group)
 
     def _buffer(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -62,7 +72,7 @@ def _lars(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor],
     torch._foreach_add_(weights, buffers, alpha=-group["lr"])
 
 
-class LAMB(Optimizer):
+class LAMB(_Layerwise):
     """Adam's update fitted to each tensor's length (You et al., 2020, arXiv 1904.00962), as the code of
     arXiv 2301.03580 uses timm's.
 
@@ -83,15 +93,8 @@ class LAMB(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every tensor that has a gradient. ``closure`` is not supported."""
-        assert closure is None
-        for group in self.param_groups:
-            weights, gradients = _with_gradient(group)
-            if weights:
-                states = [self._moments(weight) for weight in weights]
-                _lamb(weights, gradients, states, group)
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        _lamb(weights, gradients, [self._moments(weight) for weight in weights], group)
 
     def _moments(self, weight: Tensor) -> dict[str, Any]:
         state = self.state[weight]

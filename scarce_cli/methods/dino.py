@@ -116,11 +116,16 @@ class DINO(Method):
     def __init__(self, encoder: Encoder, settings: DINOSettings) -> None:
         super().__init__(encoder)
         self.settings = settings
-        self.head = _head(encoder.features, settings, trainable_length=not settings.normalize_last_layer)
-        self.teacher = frozen_copy(encoder)
-        self.teacher_head = _head(encoder.features, settings, trainable_length=False)
-        self.teacher_head.load_state_dict(self.head.state_dict())
-        self.teacher_head.requires_grad_(False)
+        self.head = DINOHead(
+            encoder.features,
+            settings.outputs,
+            hidden=settings.hidden,
+            bottleneck=settings.bottleneck,
+            layers=settings.layers,
+            batch_norm=settings.head_batch_norm,
+            normalize_last_layer=settings.normalize_last_layer,
+        )
+        self.teacher, self.teacher_head = frozen_copy(encoder), frozen_copy(self.head)
         self.register_buffer("centre_K", torch.zeros(1, settings.outputs))
         self._new_centre: Tensor | None = None
 
@@ -225,15 +230,3 @@ class DINO(Method):
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _head(inputs: int, settings: DINOSettings, *, trainable_length: bool) -> DINOHead:
-    return DINOHead(
-        inputs,
-        settings.outputs,
-        hidden=settings.hidden,
-        bottleneck=settings.bottleneck,
-        layers=settings.layers,
-        batch_norm=settings.head_batch_norm,
-        normalize_last_layer=not trainable_length,
-    )
