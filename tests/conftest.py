@@ -162,6 +162,18 @@ def trained(dataset: Path) -> Path:
     return run
 
 
+@pytest.fixture
+def weights() -> Path:
+    """torchvision's ResNet-18 in a file."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(7)
+    path = Path("weights.pth")
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def cxr() -> Path:
     """The real films, which are never part of the project."""

@@ -7,7 +7,6 @@ import io
 import os
 import pickle
 import random
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from scarce_cli import checkpoint
 from scarce_cli.checkpoint import EncoderInfo, digest_path, load, load_encoder, save
 from scarce_cli.errors import DamagedData, ResourceError, UnsafeInput, UsageError
 from scarce_cli.files import sha256
+from tests.hostile import torch_tar
 
 PATH = Path("a.pt")
 
@@ -58,13 +58,7 @@ def _torch_zip(legacy: bool = False) -> bytes:
 
 
 def _tar() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("sys_info", "pickle", "storages", "tensors"):
-            member = tarfile.TarInfo(name)
-            member.size = len(_legacy(2))
-            archive.addfile(member, io.BytesIO(_legacy(2)))
-    return buffer.getvalue()
+    return torch_tar(_legacy(2))
 
 
 def _torchscript() -> bytes:

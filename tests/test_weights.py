@@ -9,7 +9,6 @@ import os
 import pickle
 import random
 import resource
-import tarfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from scarce_cli.errors import DamagedData, ResourceError, ScarceError, UnsafeInp
 from scarce_cli.files import sha256
 from scarce_cli.models.resnet import Encoder, build_encoder
 from scarce_cli.weights import read_weights
+from tests.hostile import torch_tar
 
 State = dict[str, Tensor]
 SMALL = {
@@ -233,13 +233,7 @@ def _saved(what: object, *, new: bool) -> bytes:
 
 
 def _tar() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("sys_info", "pickle", "storages", "tensors"):
-            member = tarfile.TarInfo(name)
-            member.size = len(pickle.dumps(_Evil()))
-            archive.addfile(member, io.BytesIO(pickle.dumps(_Evil())))
-    return buffer.getvalue()
+    return torch_tar(pickle.dumps(_Evil()))
 
 
 HOSTILE: dict[str, Callable[[], bytes]] = {

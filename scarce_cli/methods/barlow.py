@@ -21,6 +21,7 @@ from scarce_cli.data.augment import View
 from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.methods.settings import BarlowSettings
 from scarce_cli.models.heads import batch_norm_projector
+from scarce_cli.models.precision import at_least_float32
 from scarce_cli.models.resnet import Encoder
 
 _PUBLISHED_EPS = 1e-6  # outside the root
@@ -66,9 +67,8 @@ def correlation(z1_ND: Tensor, z2_ND: Tensor, standardise: Callable[[Tensor], Te
     ``standardise`` is called for view 1, then for view 2. In the dtype of the inputs, at least float32, also
     under autocast.
     """
-    dtype = torch.promote_types(z1_ND.dtype, torch.float32)
     with torch.autocast(z1_ND.device.type, enabled=False):
-        one, two = standardise(z1_ND.to(dtype)), standardise(z2_ND.to(dtype))
+        one, two = standardise(at_least_float32(z1_ND)), standardise(at_least_float32(z2_ND))
         return (one / len(one)).T @ two  # dividing here spares a second matrix of D x D
 
 

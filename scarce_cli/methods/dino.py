@@ -25,6 +25,7 @@ from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.methods.settings import DINOSettings
 from scarce_cli.models.dino_head import DINOHead
 from scarce_cli.models.ema import frozen_copy, moving_average
+from scarce_cli.models.precision import at_least_float32
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.schedule import cosine, ramp
 
@@ -163,7 +164,7 @@ class DINO(Method):
             teacher_NK = self._logits(images[:_GLOBAL_CROPS], self.teacher, self.teacher_head)[1]
         features_ND, student_NK = self._logits(images, self.encoder, self.head)
         with torch.autocast(student_NK.device.type, enabled=False):
-            teacher_NK, student_NK = _at_least_float32(teacher_NK), _at_least_float32(student_NK)
+            teacher_NK, student_NK = at_least_float32(teacher_NK), at_least_float32(student_NK)
             targets_NK = self._targets(teacher_NK, progress)
             loss = dino_loss(student_NK, targets_NK, self.settings.student_temperature)
             scalars = {"distillation": loss.detach(), **teacher_signals(targets_NK)}
@@ -224,9 +225,5 @@ class DINO(Method):
 
     def _koleo(self, features_ND: Tensor, films: int) -> Tensor:
         """Over the films of each global crop by itself: two crops of one film should be neighbours."""
-        crops = _at_least_float32(features_ND[: _GLOBAL_CROPS * films]).split(films)
+        crops = at_least_float32(features_ND[: _GLOBAL_CROPS * films]).split(films)
         return torch.stack([koleo(crop) for crop in crops]).mean()
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -25,6 +25,7 @@ from scarce_cli.methods.regularizers import variance_hinge
 from scarce_cli.methods.settings import MoCoSettings
 from scarce_cli.models.ema import frozen_copy, moving_average
 from scarce_cli.models.heads import two_layer_projector
+from scarce_cli.models.precision import at_least_float32
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.models.split_batch_norm import split_batch_norms
 
@@ -35,7 +36,7 @@ _STRIDE = 32  # px of a view for each position of the encoder's last stage
 def unit_rows(z_ND: Tensor) -> Tensor:
     """Rows of length 1 (zero stays zero), in the dtype of the input, at least float32, also under autocast."""
     with torch.autocast(z_ND.device.type, enabled=False):
-        return F.normalize(z_ND.to(torch.promote_types(z_ND.dtype, torch.float32)), dim=1)
+        return F.normalize(at_least_float32(z_ND), dim=1)
 
 
 def infonce_logits(q_raw_ND: Tensor, k_raw_ND: Tensor, queue_DK: Tensor, temperature: float) -> Tensor:

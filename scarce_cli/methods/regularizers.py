@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scarce_cli.models.precision import at_least_float32
+
 _EPS = 1e-4  # added to the variance, inside the root, as official
 
 
@@ -20,7 +22,7 @@ def dimension_std(z_ND: Tensor) -> Tensor:
     At least two rows.
     """
     with torch.autocast(z_ND.device.type, enabled=False):
-        return (_exact(z_ND).var(dim=0) + _EPS).sqrt()
+        return (at_least_float32(z_ND).var(dim=0) + _EPS).sqrt()
 
 
 def variance_hinge(z_ND: Tensor) -> Tensor:
@@ -34,7 +36,7 @@ def variance_hinge(z_ND: Tensor) -> Tensor:
 def covariance_matrix(z_ND: Tensor) -> Tensor:
     """(D, D) over the rows, divided by N - 1 (equation 3)."""
     with torch.autocast(z_ND.device.type, enabled=False):
-        z_ND = _exact(z_ND)
+        z_ND = at_least_float32(z_ND)
         centred_ND = z_ND - z_ND.mean(dim=0)
         return centred_ND.T @ centred_ND / (len(z_ND) - 1)
 
@@ -51,8 +53,4 @@ def covariance_penalty(z_ND: Tensor) -> Tensor:
 def invariance(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     """Mean squared difference of two views over all entries, as official (equation 5 is D times that; scalar)."""
     with torch.autocast(x_ND.device.type, enabled=False):
-        return (_exact(x_ND) - _exact(y_ND)).square().mean()
-
-
-def _exact(z: Tensor) -> Tensor:
-    return z.to(torch.promote_types(z.dtype, torch.float32))
+        return (at_least_float32(x_ND) - at_least_float32(y_ND)).square().mean()

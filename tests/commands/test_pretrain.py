@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 
 from scarce_cli import checkpoint
 from scarce_cli.commands.training_view import TrainingView
@@ -168,12 +167,9 @@ def test_wrong_settings_of_the_method_are_code_2(pretrain: Callable) -> None:
 
 
 @pytest.fixture
-def weights() -> Path:
-    """torchvision's ResNet-18 in a file whose name YAML would read otherwise."""
-    torch.manual_seed(7)
-    path = Path("Röntgen \U0001fa7b [weights]: #1.pth")
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
+def weights(weights: Path) -> Path:
+    """With a name that YAML would read otherwise."""
+    return weights.rename("Röntgen \U0001fa7b [weights]: #1.pth")
 
 
 def test_a_run_can_start_from_weights_and_records_where_they_are(pretrain: Callable, weights: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 
 from scarce_cli import checkpoint
 from scarce_cli.engine.start import build_state
@@ -25,15 +24,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "barlow": {"projector": (16,)},
     "dino": {"outputs": 64, "hidden": 32, "local_crops": 0},
 }
-
-
-@pytest.fixture
-def weights() -> Path:
-    """torchvision's ResNet-18 in a file."""
-    torch.manual_seed(7)
-    path = Path("weights.pth")
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
 
 
 @pytest.mark.parametrize("method", TABLE)

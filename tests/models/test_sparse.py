@@ -102,6 +102,15 @@ def assert_same(one: Encoder, other: Encoder, rtol: float = 1e-9) -> None:
         torch.testing.assert_close(buffer, other.get_buffer(name), rtol=rtol, atol=rtol, msg=name)
 
 
+def assert_same_pass(found: list[Tensor], wanted: list[Tensor], encoder: Encoder, oracle: Encoder) -> None:
+    """Maps, then the gradients and statistics that they lead to."""
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    loss_of(found).backward()
+    loss_of(wanted).backward()
+    assert_same(encoder, oracle)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("size", "side"), [(96, 3), (64, 2), (128, 2)])
 @pytest.mark.parametrize("backbone", BOTH)
@@ -112,11 +121,7 @@ def test_it_is_the_network_with_the_mask_after_every_layer(
     encoder, oracle = make(backbone).train(training), make(backbone).train(training)
     image, visible = images(size=size), mask(side=side)
     found, wanted = sparse_stages(encoder, image, VisiblePatches(visible)), masked_stages(oracle, image, visible)
-    for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    loss_of(found).backward()
-    loss_of(wanted).backward()
-    assert_same(encoder, oracle)
+    assert_same_pass(found, wanted, encoder, oracle)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -125,11 +130,7 @@ def test_with_everything_visible_it_is_the_dense_network(backbone: Backbone, tra
     encoder, dense = make(backbone).train(training), make(backbone).train(training)
     everything = VisiblePatches(torch.ones(3, 1, 3, 3, dtype=torch.bool))
     found, wanted = sparse_stages(encoder, images(), everything), dense.stages(images())
-    for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    loss_of(found).backward()
-    loss_of(wanted).backward()
-    assert_same(encoder, dense)
+    assert_same_pass(found, wanted, encoder, dense)
 
 
 @pytest.mark.parametrize("training", [True, False])
