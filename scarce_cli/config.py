@@ -27,11 +27,15 @@ class RunSettings(Settings):
     """How long, how much at once, where."""
 
     epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]  # films per step
+    batch_size: Annotated[int, Field(ge=2)]  # films per step, of all GPUs together
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # fixes order, views, masks and initial weights
     device: Literal["cuda", "cpu"] = "cuda"
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # of the forward pass; weights stay float32
+    tf32: bool = True  # GPU: what stays float32 is multiplied with 10 bits of mantissa (TensorFloat-32)
+    compile: bool = False  # fuse the forward and backward pass with torch.compile: a minute or two to start
+    deterministic: bool = False  # GPU: the same bits in every run of the same machine, slower
     gpu_memory: NotNegative = 0.0  # GiB the recipe needs on the card, for the message where there is none; 0: not said
+    gpu_price: NotNegative = 0.0  # dollars an hour for one GPU; 0: not said
     checkpoint_minutes: Positive = 10.0  # wall time between two saves
     checkpoint_steps: Count = 500  # steps between two saves, whichever comes first
     snapshot_epochs: Count = 10  # an encoder is kept apart every so many epochs, for the collapse curve
@@ -45,6 +49,7 @@ class ModelSettings(Settings):
     init: str = ""  # file of weights to start from (torchvision's, or a checkpoint's); empty: drawn by the seed
     zero_init_residual: bool = False  # the last norm's scale in each block starts at 0: blocks begin as their shortcut
     gradient_checkpointing: bool = False  # by stage: less memory, one more forward pass
+    sync_batch_norm: bool = False  # several GPUs: normalise over the films of all of them, not of each by itself
 
 
 class AugmentSettings(Settings):
@@ -54,6 +59,9 @@ class AugmentSettings(Settings):
     crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)  # width over height of the crop
     flip_probability: Fraction = 0.5  # horizontal
     rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0  # uniform in +-
+    # warp: crop, flip and rotation in one resampling of the film. published: crop and resize, flip, then rotation
+    # by the nearest pixel, with black corners.
+    geometry: Literal["warp", "published"] = "warp"
     brightness: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8  # factor uniform in 1 +- this
     contrast: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8  # factor uniform in 1 +- this, about the mean
     jitter_probability: Fraction = 0.8  # of brightness and contrast together
