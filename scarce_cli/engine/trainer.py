@@ -175,7 +175,7 @@ class Trainer:
             return self._rescale()
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.method.after_step(progress)
+        state.method.after_step(progress, torch.ones((), dtype=torch.bool, device=self.job.device))
         return Outcome.TAKEN
 
     def _rescale(self) -> Outcome:

@@ -99,8 +99,14 @@ class Method(nn.Module, ABC):
         A parameter whose gradient is set to None is left alone: no decay, no moments, no step counted.
         """
 
-    def after_step(self, progress: Progress) -> None:
-        """Update what is not learned by gradient, such as a teacher (default: nothing)."""
+    def after_step(self, progress: Progress, taken: Tensor) -> None:
+        """Update what is not learned by gradient, such as a teacher (default: nothing).
+
+        ``taken``: 0-d bool on the method's device, whether the optimizer moved the weights. Where it is False
+        nothing may change, and what `forward` kept for here may be NaN: choose with `torch.where`, for 0 times
+        NaN is NaN. Weights are finite then, and as before. It is never read on the host, which would make the
+        host wait for the device.
+        """
 
     def evaluation_encoder(self) -> Encoder:
         """The encoder to keep (default: the one that is trained)."""

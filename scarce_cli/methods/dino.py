@@ -181,13 +181,18 @@ class DINO(Method):
                 parameter.grad = None
 
     @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
-        """The teacher follows the student's parameters; the centre follows the teacher's outputs."""
+    def after_step(self, progress: Progress, taken: Tensor) -> None:
+        """The teacher follows the student's parameters; the centre follows the teacher's outputs.
+
+        A step that is not taken changes neither.
+        """
         momentum, buffers = self.teacher_momentum(progress), self.settings.copy_buffers
-        moving_average(self.teacher, self.encoder, momentum, buffers=buffers)
-        moving_average(self.teacher_head, self.head, momentum, buffers=buffers)
+        moving_average(self.teacher, self.encoder, momentum, taken=taken, buffers=buffers)
+        moving_average(self.teacher_head, self.head, momentum, taken=taken, buffers=buffers)
         assert self._new_centre is not None
-        self.centre_K.lerp_(self._new_centre.to(self.centre_K.dtype), 1 - self.settings.centre_momentum)
+        centre_K = self.centre_K.lerp(self._new_centre.to(self.centre_K.dtype), 1 - self.settings.centre_momentum)
+        self.centre_K.copy_(torch.where(taken, centre_K, self.centre_K))
+        self._new_centre = None
 
     def teacher_momentum(self, progress: Progress) -> float:
         """The moving average's momentum at a step."""

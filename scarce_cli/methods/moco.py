@@ -67,17 +67,21 @@ def infonce_accuracy(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def enqueue(queue_DK: Tensor, pointer: Tensor, keys_ND: Tensor) -> None:
+def enqueue(queue_DK: Tensor, pointer: Tensor, keys_ND: Tensor, taken: Tensor | None = None) -> None:
     """Write keys into a ring, in place: key i goes to column (pointer + i) mod K, the pointer moves on by N.
 
     ``pointer`` is a 0-d integer tensor. Of more than K keys the last K stay. (Official code refuses a K that
-    N does not divide; where N does, the two agree.)
+    N does not divide; where N does, the two agree.) Where ``taken`` (0-d bool) is False nothing changes,
+    whatever the keys.
     """
     size, count = queue_DK.shape[1], len(keys_ND)
     kept = min(count, size)
     columns = (pointer + torch.arange(count - kept, count, device=queue_DK.device)) % size
-    queue_DK.index_copy_(1, columns, keys_ND[count - kept :].T.to(queue_DK.dtype))
-    pointer.add_(count).remainder_(size)
+    keys_DN, moved = keys_ND[count - kept :].T.to(queue_DK.dtype), torch.as_tensor(count)
+    if taken is not None:
+        keys_DN, moved = torch.where(taken, keys_DN, queue_DK.index_select(1, columns)), taken * count
+    queue_DK.index_copy_(1, columns, keys_DN)
+    pointer.add_(moved).remainder_(size)
 
 
 def _first_queue(dimension: int, length: int) -> Tensor:
@@ -144,13 +148,13 @@ class MoCo(Method):
         return StepOutput(loss, scalars, features.detach().float())
 
     @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
+    def after_step(self, progress: Progress, taken: Tensor) -> None:
         """The key encoder follows, and the step's keys enter the queue. A step that is not taken changes neither."""
         momentum, buffers = self.settings.key_momentum, self.settings.copy_buffers
-        moving_average(self.key_encoder, self.encoder, momentum, buffers=buffers)
-        moving_average(self.key_projector, self.projector, momentum, buffers=buffers)
+        moving_average(self.key_encoder, self.encoder, momentum, taken=taken, buffers=buffers)
+        moving_average(self.key_projector, self.projector, momentum, taken=taken, buffers=buffers)
         assert self._new_keys_ND is not None
-        enqueue(self.queue_DK, self.queue_pointer, self._new_keys_ND)
+        enqueue(self.queue_DK, self.queue_pointer, self._new_keys_ND, taken)
         self._new_keys_ND = None
 
     def check_batch(self, films: int) -> None:

@@ -18,6 +18,7 @@ from scarce_cli import checkpoint
 from scarce_cli.config import AugmentSettings, RunConfig, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.data.cache import open_cache
+from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.job import Job, StepReport
 from scarce_cli.engine.state import Identity
 from scarce_cli.engine.trainer import Trainer
@@ -80,8 +81,8 @@ class Toy(Method):
         return StepOutput(loss, {"distance": (z - points).detach().abs().mean()}, z.detach())
 
     @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
-        self.teacher.lerp_(self.head.bias, 0.1)
+    def after_step(self, progress: Progress, taken: Tensor) -> None:
+        self.teacher.copy_(torch.where(taken, self.teacher.lerp(self.head.bias, 0.1), self.teacher))
 
 
 @pytest.fixture
@@ -99,6 +100,9 @@ class Listener:
 
     def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
         self.heard.append(("started", (total_steps, from_step, parameters)))
+
+    def measured(self, estimate: Estimate) -> None:
+        self.heard.append(("measured", estimate))
 
     def stepped(self, report: StepReport) -> None:
         self.heard.append(("stepped", report))
@@ -136,7 +140,7 @@ def make_job(dataset: Path, toy: type[Toy]) -> Callable[..., Job]:
     return make
 
 
-_TIMINGS = {"images_per_s"}
+_TIMINGS = {"images_per_s", "seconds"}
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scarce_cli.config import AugmentSettings, RunConfig, Settings
 from scarce_cli.data.augment import View, draw_parameters, make_view
@@ -64,9 +64,9 @@ class Fake(Method):
         return StepOutput(loss, {"bias": self.head.bias.detach()[0]}, features.detach())
 
     @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
+    def after_step(self, progress: Progress, taken: Tensor) -> None:
         for slow, fast in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
-            slow.lerp_(fast, 0.5)
+            slow.copy_(torch.where(taken, slow.lerp(fast, 0.5), slow))
 
     def evaluation_encoder(self) -> Encoder:
         return self.teacher
@@ -91,7 +91,7 @@ class Training:
         output.loss.backward()
         self.method.after_backward(progress)
         self.optimizer.step()
-        self.method.after_step(progress)
+        self.method.after_step(progress, torch.tensor(True))
         return output
 
     def views(self, number: int) -> list[View]:
@@ -204,10 +204,36 @@ def test_all_randomness_comes_from_the_generator(start: Start) -> None:
 def test_a_repeated_batch_is_learned(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same aim at every step: what a method moves by itself, such as a queue of keys, is held still."""
     training = start()
-    monkeypatch.setattr(training.method, "after_step", lambda progress: None)
+    monkeypatch.setattr(training.method, "after_step", lambda progress, taken: None)
     views = training.views(0)
     losses = [training.step(0, views=views).loss.detach() for _ in range(20)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_step_that_is_not_taken_changes_nothing(start: Start) -> None:
+    """Also where the batch held NaN. The engine puts back itself what the forward pass gathers (BatchNorm)."""
+    training = start()
+    training.step(0)
+    views = [View(view.image_BCHW * torch.nan, view.clean_BCHW * torch.nan) for view in training.views(1)]
+    progress = Progress(1, 100, 10)
+    training.method(views, progress, torch.Generator().manual_seed(1))
+    before = copy.deepcopy(training.method.state_dict())
+    training.method.after_step(progress, torch.tensor(False))
+    for state_name, tensor in training.method.state_dict().items():
+        torch.testing.assert_close(tensor, before[state_name], rtol=0, atol=0, equal_nan=True, msg=state_name)
+
+
+def test_whether_a_step_is_taken_is_never_read_on_the_host(start: Start) -> None:
+    """A tensor without values has nothing to read: `bool` or `item` of it raise."""
+    training = start()
+    training.step(0)
+    views, progress = training.views(1), Progress(1, 100, 10)
+    training.method(views, progress, torch.Generator().manual_seed(1))
+    meta = training.method.to("meta")
+    for kept in ("_new_keys_ND", "_new_centre"):
+        if hasattr(meta, kept):
+            setattr(meta, kept, getattr(meta, kept).to("meta"))
+    meta.after_step(progress, torch.zeros((), dtype=torch.bool, device="meta"))
 
 
 def test_mixed_precision_stays_finite_and_near(start: Start) -> None:

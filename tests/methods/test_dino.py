@@ -203,7 +203,7 @@ def test_the_teacher_follows_by_the_momentum_of_the_step() -> None:
     with torch.no_grad():
         method.encoder.conv1.weight.add_(1.0)
     before = method.teacher.conv1.weight.clone()
-    method.after_step(START)
+    method.after_step(START, torch.tensor(True))
     torch.testing.assert_close(method.teacher.conv1.weight, before + 0.1)
     assert method.teacher_momentum(Progress(10, 20, 10)) == pytest.approx(0.95)
     assert make(teacher_momentum_curve="linear").teacher_momentum(Progress(19, 20, 10)) == 1.0
@@ -213,7 +213,7 @@ def test_the_teachers_batch_norms_follow_their_own_batches_unless_copied() -> No
     for copied in (False, True):
         method = make(copy_buffers=copied, local_crops=2)
         method(views(), START, torch.Generator())
-        method.after_step(START)
+        method.after_step(START, torch.tensor(True))
         same = torch.equal(method.teacher.bn1.running_mean, method.encoder.bn1.running_mean)
         assert same == copied
 
@@ -223,8 +223,22 @@ def test_the_centre_moves_only_after_a_step() -> None:
     method = make(centre_momentum=0.9)
     method(views(), START, torch.Generator())
     assert not method.centre_K.any()
-    method.after_step(START)
+    method.after_step(START, torch.tensor(True))
     assert method.centre_K.any()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_step_that_is_not_taken_moves_neither_teacher_nor_centre(copied: bool) -> None:
+    method = make(copy_buffers=copied)
+    method([View(view.image_BCHW * torch.nan, view.clean_BCHW) for view in views()], START, torch.Generator())
+    with torch.no_grad():
+        method.encoder.conv1.weight.add_(1.0)
+        method.teacher.bn1.running_mean.fill_(3.0)
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    method.after_step(START, torch.tensor(False))
+    for name, tensor in method.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True, msg=name)
+    assert not method.centre_K.any()
 
 
 def test_the_encoder_to_keep_is_the_teachers_unless_the_settings_say_otherwise() -> None:

@@ -53,7 +53,7 @@ def step(method: MoCo, optimizer: torch.optim.Optimizer, seed: int = 0) -> StepO
     optimizer.zero_grad(set_to_none=True)
     output.loss.backward()
     optimizer.step()
-    method.after_step(NOW)
+    method.after_step(NOW, torch.tensor(True))
     return output
 
 
@@ -84,7 +84,7 @@ def test_a_step_written_out() -> None:
     assert output.scalars.keys() == {"infonce", "infonce_accuracy"}
     assert output.embeddings_ND is not None
     torch.testing.assert_close(output.embeddings_ND, features.detach().float())
-    method.after_step(NOW)
+    method.after_step(NOW, torch.tensor(True))
     torch.testing.assert_close(method.queue_DK[:, :8], unit_rows(keys).T.detach(), rtol=1e-12, atol=1e-14)
     assert torch.equal(method.queue_DK[:, 8:], twin.queue_DK[:, 8:])
     assert int(method.queue_pointer) == 8
@@ -158,7 +158,8 @@ def test_a_step_that_is_not_taken_leaves_queue_and_key_weights_alone() -> None:
     optimizer = sgd(method)
     before = state_of(method, "queue", "key_projector")
     weights = {name: p.clone() for name, p in method.key_encoder.named_parameters()}
-    run(method, views_of(5), seed=5)  # its loss was not finite, say: neither backward nor after_step
+    run(method, [View(view.image_BCHW * torch.nan, view.clean_BCHW) for view in views_of(5)], seed=5)
+    method.after_step(NOW, torch.tensor(False))
     assert same(state_of(method, "queue", "key_projector"), before)
     assert same(dict(method.key_encoder.named_parameters()), weights)
     method.load_state_dict(other.state_dict())  # the engine puts the running statistics back

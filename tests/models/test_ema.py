@@ -61,6 +61,25 @@ def test_buffers_are_copied_on_request() -> None:
         torch.testing.assert_close(parameter.detach(), 0.9 * before[name] + 0.1 * theirs[name], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.996, 1.0])
+def test_a_step_that_is_taken_moves_as_without_the_gate(momentum: float) -> None:
+    slow, fast = network(1), network(2)
+    twin = copy.deepcopy(slow)
+    moving_average(twin, fast, momentum, buffers=True)
+    moving_average(slow, fast, momentum, taken=torch.tensor(True), buffers=True)
+    for name, tensor in slow.state_dict().items():
+        torch.testing.assert_close(tensor, twin.state_dict()[name], rtol=1e-12, atol=1e-15)
+    assert all(torch.equal(tensor, buffers(fast)[name]) for name, tensor in buffers(slow).items())
+
+
+def test_a_step_that_is_not_taken_keeps_every_bit_whatever_the_buffers() -> None:
+    slow, fast = network(1), network(2)
+    fast[1].running_mean.fill_(torch.nan)
+    before = copy.deepcopy(slow.state_dict())
+    moving_average(slow, fast, 0.5, taken=torch.tensor(False), buffers=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in slow.state_dict().items())
+
+
 def test_a_network_without_buffers_can_be_averaged() -> None:
     slow, fast = nn.Linear(2, 2), nn.Linear(2, 2)
     moving_average(slow, fast, 0.0, buffers=True)

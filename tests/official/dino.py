@@ -91,7 +91,7 @@ def _centre_of_the_method(data: Data) -> None:
     method.centre_K.copy_(tensor(data, "center0"))
     for step, teacher in enumerate(tensor(data, "teacher")):
         method._new_centre = teacher.mean(dim=0, keepdim=True)
-        method.after_step(Progress(step, 10, 10))
+        method.after_step(Progress(step, 10, 10), torch.tensor(True))
         close(method.centre_K, {"center_after": np.asarray(data["center_after"])[step]}, "center_after")
 
 

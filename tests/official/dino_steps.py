@@ -72,7 +72,7 @@ def _steps(data: Data) -> None:
         method.after_backward(progress)
         optimizer.step()
         assert abs(method.teacher_momentum(progress) - np.asarray(data["momentum"])[step]) < 1e-12
-        method.after_step(progress)
+        method.after_step(progress, torch.tensor(True))
         noise = max(noise, rounding)  # AdamW's mean of gradients is no larger than the largest of them
         drift += values.lr * noise / float(data["adamw_eps"])
         _same_state(method.head, data, f"student_after{step}/", drift)
