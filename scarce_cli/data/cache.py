@@ -5,10 +5,12 @@ The map takes no memory of its own: its pages are the page cache's, shared by al
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from scarce_cli.data.dataset import Dataset, find_dataset, read_dataset
 from scarce_cli.data.manifest import check_paths
 from scarce_cli.errors import DamagedData, UnsafeInput, UsageError
 
-__all__ = ["CACHE", "INDEX", "Cache", "find_dataset", "gather", "open_cache", "verify_cache"]
+__all__ = ["CACHE", "INDEX", "Cache", "advise", "copied", "find_dataset", "gather", "open_cache", "verify_cache"]
 
 CACHE, INDEX = "cache.npy", "cache.json"
 _MOST_INDEX_BYTES = 1 << 30
@@ -31,7 +33,8 @@ _MOST_PIXELS = 1 << 44
 class Cache:
     """An open cache. ``images`` (N, size, size) uint8: a read-only map of the file. ``names``: row -> source
     film's path inside the source folder. ``mean`` and ``std`` over the set, grey values scaled to [0, 1].
-    ``digest``: one for pixels and order."""
+    ``digest``: one for pixels and order. ``file``: what is mapped, cache.npy or its copy in memory, from
+    ``offset`` on. ``map`` keeps it open: what is rebuilt under that name is another file."""
 
     folder: Path
     images: npt.NDArray[np.uint8]
@@ -40,6 +43,10 @@ class Cache:
     mean: float
     std: float
     digest: str
+    file: Path
+    offset: int
+    map: mmap.mmap
+    in_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,24 @@ def open_cache(folder: Path) -> Cache:
     index = read_index(folder)
     check_current(index, read_dataset(folder))
     check_file(folder, index)
+    path, shape = folder / CACHE, index.films_shape
+    images, mapped = _map(folder, path, index)
+    return Cache(folder, images, index.order, shape[1], index.mean, index.std, index.digest, path, index.offset, mapped)
+
+
+def copied(cache: Cache, path: Path) -> Cache:
+    """The cache with its films read from ``path``, a copy of its file in memory. Raises as `open_cache`."""
+    images, mapped = _map(cache.folder, path, read_index(cache.folder))
+    return replace(cache, images=images, file=path, map=mapped, in_memory=True)
+
+
+def _map(folder: Path, path: Path, index: Index) -> tuple[npt.NDArray[np.uint8], mmap.mmap]:
     try:
-        images = np.memmap(folder / CACHE, np.uint8, "r", index.offset, index.films_shape)
-    except OSError as error:
-        raise DamagedData(f"{folder / CACHE} cannot be mapped: {error.strerror}", _rebuild(folder)) from None
-    return Cache(folder, images, index.order, index.films_shape[1], index.mean, index.std, index.digest)
+        with open(path, "rb") as handle:
+            mapped = mmap.mmap(handle.fileno(), index.file_bytes, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: it is shorter
+        raise DamagedData(f"{path} cannot be mapped: {error}", _rebuild(folder)) from None
+    return np.frombuffer(mapped, np.uint8, offset=index.offset).reshape(index.films_shape), mapped
 
 
 def _rebuild(folder: Path) -> str:
@@ -189,13 +209,53 @@ def gather(
 ) -> npt.NDArray[np.uint8]:
     """(B, size, size) uint8: the films of ``rows`` (B,), into ``out`` when given (no allocation then).
 
-    IndexError for a row that is not there.
+    Reading a map behind the end of a file that was cut ends the process with SIGBUS, so the length of the open
+    file is looked at first (half a microsecond). A cut between that look and the copy, a millisecond later, is
+    not caught.
+
+    Raises:
+        IndexError: a row that is not there.
+        DamagedData: the file was cut since it was opened.
     """
-    if len(rows) and not (rows.min() >= 0 and rows.max() < len(cache.images)):
-        raise IndexError(f"rows from {rows.min()} to {rows.max()} of a cache with {len(cache.images)}")
+    _check_rows(cache, rows)
+    _check_whole(cache)
     if out is None:
         out = np.empty((len(rows), cache.size, cache.size), dtype=np.uint8)
     return np.take(cache.images, rows, axis=0, out=out, mode="clip")  # "raise" would copy the output
+
+
+def _check_rows(cache: Cache, rows: npt.NDArray[np.integer[Any]]) -> None:
+    if len(rows) and not (rows.min() >= 0 and rows.max() < len(cache.images)):
+        raise IndexError(f"rows from {rows.min()} to {rows.max()} of a cache with {len(cache.images)}")
+
+
+def _check_whole(cache: Cache) -> None:
+    """The open file's length, not its name's: a rebuild puts another file there and leaves this one whole."""
+    there, needed = cache.map.size(), len(cache.map)
+    if there < needed:
+        rebuild = "" if cache.in_memory else f"{_rebuild(cache.folder)}; "
+        raise DamagedData(
+            f"the cache {cache.file} changed while it was read: {there} bytes where {needed} belong; "
+            "the last checkpoint is intact",
+            f"{rebuild}go on with the same command and --resume",
+        )
+
+
+def advise(cache: Cache, rows: npt.NDArray[np.integer[Any]]) -> None:
+    """Ask the kernel to read the films of ``rows`` (B,) from the disk in the background: those of the next batches.
+
+    So that a process without workers need not wait for the disk. Does nothing for films in memory. A wish, not a
+    promise: what goes wrong goes wrong in `gather`. IndexError for a row that is not there.
+    """
+    _check_rows(cache, rows)
+    if cache.in_memory:
+        return
+    length = cache.size**2
+    with contextlib.suppress(OSError):
+        for row in rows.tolist():
+            first = cache.offset + row * length
+            start = first - first % mmap.PAGESIZE
+            cache.map.madvise(mmap.MADV_WILLNEED, start, first + length - start)
 
 
 def verify_cache(folder: Path) -> Index:

@@ -6,12 +6,9 @@ import atexit
 import os
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from scarce_cli.data.cache import CACHE, Cache, read_index
+from scarce_cli.data.cache import CACHE, Cache, copied, read_index
 
 SHARED_MEMORY = Path("/dev/shm")
 _MEMINFO = Path("/proc/meminfo")
@@ -72,8 +69,7 @@ def hold_in_memory(cache: Cache, where: Path = SHARED_MEMORY) -> tuple[Cache, st
     if not _is_ours(path, cache):
         _copy(cache.folder / CACHE, path)
     atexit.register(path.unlink, missing_ok=True)
-    index = read_index(cache.folder)
-    return replace(cache, images=np.memmap(path, np.uint8, "r", index.offset, index.films_shape)), ""
+    return copied(cache, path), ""
 
 
 def _does_not_fit(needed: int, where: Path) -> str:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import mmap
+import os
+import shutil
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,7 @@ import numpy as np
 import pytest
 
 from scarce_cli.data.build import build_from_images, check_cache
-from scarce_cli.data.cache import gather, open_cache, verify_cache
+from scarce_cli.data.cache import advise, copied, gather, open_cache, verify_cache
 from scarce_cli.data.decode import decode_png
 from scarce_cli.data.film import Settings
 from scarce_cli.data.manifest import read_manifest
@@ -80,7 +86,7 @@ def test_opening_maps_a_cache_far_larger_than_the_memory(tmp_path: Path, built: 
     edit(built / "dataset.json", lambda value: value["settings"].update(size=256))
     cache = open_cache(built)
     assert cache.images.shape == (count, 256, 256)
-    assert isinstance(cache.images, np.memmap)
+    assert len(cache.map) == index["offset"] + count * 256 * 256
     assert not cache.images[count - 1].any()
 
 
@@ -121,6 +127,99 @@ def test_c4_readers_survive_a_rebuild(built: Path, make_films: Callable[..., Pat
     build_from_images(built, workers=1)
     assert np.array_equal(cache.images, before)
     assert len(open_cache(built).images) == 11
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["mapped", "in memory"])
+def test_t21_a_cache_cut_while_it_is_open_is_a_message_not_a_sigbus(built: Path, held: bool, tmp_path: Path) -> None:
+    cache, rows = open_cache(built), np.arange(9)
+    if held:
+        cache = copied(cache, Path(shutil.copy(built / "cache.npy", tmp_path / "copy.npy")))
+    before = gather(cache, rows)
+    for length in (9343, 5000, 128, 0):
+        os.truncate(cache.file, length)
+        for out in (None, np.zeros_like(before)):
+            with pytest.raises(DamagedData) as error:
+                gather(cache, rows, out)
+            assert error.value.exit_code == 5
+            assert error.value.message == (
+                f"the cache {cache.file} changed while it was read: {length} bytes where 9344 belong; "
+                "the last checkpoint is intact"
+            )
+            assert error.value.remedy.endswith("go on with the same command and --resume")
+            assert (f"scarce cache {built} --rebuild" in error.value.remedy) == (not held)
+
+
+def test_t21_without_the_check_the_process_would_be_killed(built: Path, in_child: Callable[..., int]) -> None:
+    """Otherwise the test above would test nothing."""
+    cache = open_cache(built)
+    os.truncate(built / "cache.npy", 0)
+
+    def read() -> int:
+        faulthandler.disable()
+        return int(cache.images.sum())
+
+    assert in_child(read) == -signal.SIGBUS
+
+
+def test_t21_what_happens_to_the_name_does_not_matter_to_who_has_it_open(built: Path) -> None:
+    cache, rows = open_cache(built), np.arange(9)
+    before = gather(cache, rows)
+    for length in (9344, 10):
+        (built / "new.npy").write_bytes(bytes(length))
+        (built / "new.npy").replace(built / "cache.npy")
+        assert np.array_equal(gather(cache, rows), before)
+    (built / "cache.npy").unlink()
+    assert np.array_equal(gather(cache, rows), before)
+
+
+class _Advised:
+    """Stands in for a map and notes which of its bytes the kernel is asked for."""
+
+    def __init__(self, length: int) -> None:
+        self.wanted = np.zeros(length, bool)
+
+    def madvise(self, option: int, start: int, length: int) -> None:
+        assert option == mmap.MADV_WILLNEED
+        assert start % mmap.PAGESIZE == 0  # or the kernel refuses
+        assert start + length <= len(self.wanted)
+        self.wanted[start : start + length] = True
+
+
+def test_advise_asks_for_the_pages_of_the_films_and_for_no_others(built: Path) -> None:
+    count, rows, opened = 40, np.array([39, 0, 7, 7, 20]), open_cache(built)
+    for size in (32, 96, 250):
+        noted = _Advised(128 + count * size**2)
+        images = np.zeros((count, size, size), np.uint8)
+        cache = replace(opened, images=images, size=size, map=noted)  # type: ignore[arg-type]
+        advise(cache, rows)
+        films = np.zeros(len(noted.wanted), bool)
+        for row in rows:
+            films[128 + row * size**2 : 128 + (row + 1) * size**2] = True
+        pages = set(np.flatnonzero(films) // mmap.PAGESIZE)
+        assert noted.wanted[films].all()
+        assert set(np.flatnonzero(noted.wanted) // mmap.PAGESIZE) == pages
+        noted.wanted[:] = False
+        advise(replace(cache, in_memory=True), rows)
+        advise(cache, rows[:0])
+        assert not noted.wanted.any()
+
+
+def test_advise_by_the_kernel_changes_nothing_and_never_fails(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, rows = open_cache(built), np.arange(9)
+    before = gather(cache, rows)
+    advise(cache, rows)
+    assert np.array_equal(gather(cache, rows), before)
+    for wrong in ([9], [-1]):
+        with pytest.raises(IndexError):
+            advise(cache, np.array(wrong))
+
+    class Refusing:
+        def madvise(self, *arguments: int) -> None:
+            raise OSError(11, "Resource temporarily unavailable")
+
+    advise(replace(cache, map=Refusing()), rows)  # type: ignore[arg-type]
+    os.truncate(built / "cache.npy", 0)
+    advise(cache, rows)
 
 
 @pytest.mark.parametrize("position", [128, 5000, 9343])
