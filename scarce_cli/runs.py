@@ -6,10 +6,10 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scarce_cli.errors import ResourceError, UsageError
 from scarce_cli.files import (
@@ -23,6 +23,7 @@ from scarce_cli.files import (
 )
 
 _BUSY = "a run writes there"
+_MOST_SKIPPED = 1000  # lines of skipped.jsonl
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,31 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object a line: steps and epochs."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The same as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def readme(self) -> Path:
+        """What the run is, what it cost and how to go on."""
+        return self.path / "README.md"
+
+    @property
+    def skipped(self) -> Path:
+        """One JSON object a line: steps that could not be taken, with their films."""
+        return self.path / "skipped.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        """Which run at W&B this one is, so that it goes on there."""
+        return self.path / "wandb.json"
 
     def snapshot(self, epoch: int) -> Path:
         """The encoder after ``epoch`` epochs."""
@@ -144,7 +170,10 @@ class MetricsLog:
     def __init__(self, path: Path, *, from_step: int) -> None:
         """Open ``path``; lines of steps at or after ``from_step`` (a rolled-back run's) are dropped."""
         self._path = path
-        kept = [line for line in _lines(path) if _step(line) <= from_step]
+        lines = _lines(path)
+        #: the last step that was logged before, of lines that are dropped now as well; 0 when there was none
+        self.logged = max((int(step) for line in lines if math.isfinite(step := _step(line))), default=0)
+        kept = [line for line in lines if _step(line) <= from_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept), label="metrics")
         try:
             self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  held for the run's length
@@ -169,6 +198,58 @@ class MetricsLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's log; a last line cut by a kill is left out."""
     return _lines(path)
+
+
+def record_skipped(run: RunFolder, *, step: int, what: str, films: Sequence[str], rows: Sequence[int]) -> None:
+    """Add a step that could not be taken to ``skipped.jsonl``: one line, on the disk before this returns.
+
+    Args:
+        step: 1 the first. A step that is there already, because the run was rolled back, is not added again.
+        what: why, in words.
+        films: names of all films of the batch.
+        rows: where they are in the cache.
+
+    After 1,000 lines further steps are only counted, in a last line ``{"more": 12}``.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    lines = _lines(run.skipped)
+    if any(line.get("step") == step for line in lines):
+        return
+    try:
+        descriptor = os.open(run.skipped, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "r+b") as handle:
+            if len(lines) < _MOST_SKIPPED:
+                _append(handle, {"step": step, "what": what, "films": [*films], "rows": [int(row) for row in rows]})
+            else:
+                _count_one_more(handle, lines[-1].get("more", 0))
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        raise as_resource_error(error, run.skipped) from error
+
+
+def _append(handle: IO[bytes], line: Mapping[str, Any]) -> None:
+    _go_to_end(handle)
+    handle.write(json.dumps(line).encode() + b"\n")
+
+
+def _count_one_more(handle: IO[bytes], before: int) -> None:
+    """Always as long, so that the last line can be written over in place."""
+    line = f'{{"more": {before + 1:12}}}\n'.encode()
+    _go_to_end(handle)
+    if before:
+        handle.seek(-len(line), os.SEEK_END)
+    handle.write(line)
+
+
+def _go_to_end(handle: IO[bytes]) -> None:
+    """Below a line that a kill cut short, which would spoil the next."""
+    if handle.seek(0, os.SEEK_END):
+        handle.seek(-1, os.SEEK_END)
+        if handle.read(1) != b"\n":
+            handle.write(b"\n")
 
 
 def _step(line: dict[str, Any]) -> float:
