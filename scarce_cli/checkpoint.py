@@ -98,10 +98,11 @@ def save(
     }
     try:
         with atomic_file(path, label="ckpt") as handle:
-            torch.save(payload, handle)
+            hashed = _Hashed(handle)
+            torch.save(payload, hashed)  # type: ignore[arg-type]
             handle.flush()
             os.fsync(handle.fileno())  # whole and on disk, before anything else is touched
-            digest = sha256(Path(handle.name))
+            digest = hashed.sha256.hexdigest()
             fault_point("ckpt.pre_publish")
             if previous is not None and path.is_file():
                 _keep(path, previous)
@@ -109,6 +110,24 @@ def save(
         _write_digests(path, [digest])
     except RuntimeError as error:  # what torch's writer makes of a full disk
         raise as_resource_error(OSError(errno.ENOSPC, str(error)), path) from error
+
+
+class _Hashed:
+    """A file whose bytes are hashed on their way to it: as they were meant, and without reading them again.
+
+    torch writes an archive from beginning to end and checks that itself.
+    """
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.sha256 = hashlib.sha256()
+        self._handle = handle
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.sha256.update(data)
+        return self._handle.write(data)
+
+    def flush(self) -> None:
+        self._handle.flush()
 
 
 def _keep(path: Path, previous: Path) -> None:

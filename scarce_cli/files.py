@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +29,10 @@ _fault_counts: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """A named place where the tests can make the process die or the disk be full.
+    """A named place where the tests can make the process die, the disk be full or slow.
 
-    ``SCARCE_FAULT=ckpt.pre_rename:3:kill`` kills the process the third time it passes there;
-    ``enospc`` raises the error of a full disk instead. Without the variable this costs one look-up.
+    ``SCARCE_FAULT=ckpt.pre_rename:3:kill`` kills the process the third time it passes there; ``enospc`` raises
+    the error of a full disk instead, ``pause`` waits for a second. Without the variable this costs one look-up.
     """
     spec = os.environ.get("SCARCE_FAULT")
     if not spec:
@@ -44,6 +45,9 @@ def fault_point(name: str) -> None:
         return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "pause":
+        time.sleep(1.0)
+        return
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
 
 

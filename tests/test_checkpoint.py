@@ -91,6 +91,14 @@ def test_what_is_saved_is_loaded_bit_for_bit() -> None:
     assert (saved.path, saved.digest, saved.data) == (LAST, digest, {"folder": "nih-256"})
 
 
+def test_what_is_written_is_not_read_again_to_be_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of megabytes, between a signal and the end of the process."""
+    monkeypatch.setattr(checkpoint, "sha256", pytest.fail)
+    for step in (1, 2, 3):
+        _save(step, encoder={"w": torch.arange(300_000.0) + step})
+        assert digest_path(LAST).read_text() == f"{sha256(LAST)}  last.pt\n"
+
+
 def test_sha256sum_agrees_with_the_digest_beside_it() -> None:
     _save(1)
     _save(2)

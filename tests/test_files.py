@@ -61,6 +61,17 @@ def test_a_full_disk_is_code_8_and_leaves_no_temporary(point: str, child: Callab
     assert _temporaries() == []
 
 
+def test_a_pause_is_one_and_the_file_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(files.time, "sleep", slept.append)
+    monkeypatch.setattr(files, "_fault_counts", files.Counter())
+    monkeypatch.setenv("SCARCE_FAULT", "file.pre_fsync:2:pause")
+    for _ in range(3):
+        write_text(Path("a.txt"), NEW)
+    assert Path("a.txt").read_text() == NEW
+    assert slept == [1.0]
+
+
 def test_the_fault_hits_the_nth_passage_of_its_own_point(child: Callable) -> None:
     def write_three() -> None:
         for n in (1, 2, 3):
