@@ -77,3 +77,10 @@ class Interrupted(ScarceError):
     def by(cls, signal: KeyboardInterrupt, message: str, remedy: str = "") -> Interrupted:
         """The message for Ctrl-C (130) or SIGTERM (143), told apart by the exception that arrived."""
         return cls(message, remedy, exit_code=143 if isinstance(signal, Terminated) else 130)
+
+
+def in_words(error: BaseException) -> str:
+    """How something ended, for a report: the message alone, or the name of an error that we did not foresee."""
+    if isinstance(error, ScarceError):
+        return error.message
+    return "stopped" if isinstance(error, KeyboardInterrupt) else f"failed: {type(error).__name__}"

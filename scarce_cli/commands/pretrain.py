@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from scarce_cli.config import ModelSettings, RunConfig, Settings
     from scarce_cli.data.cache import Cache
+    from scarce_cli.engine.job import Job
     from scarce_cli.engine.trainer import Trainer
     from scarce_cli.presets import Preset
     from scarce_cli.runs import RunFolder
@@ -52,6 +57,18 @@ def pretrain(
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Train here, whatever the recipe says.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    override: Annotated[
+        bool, typer.Option("--override", help="With --resume: go on although the settings are others.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Measure memory, speed, time and price on a few steps; train nothing.")
+    ] = False,
+    gpu_price: Annotated[
+        float | None, typer.Option(min=0.0, help="Dollars an hour for one GPU. Default: the recipe's.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files for TensorBoard too, into the run's folder.")
+    ] = False,
     wandb: Annotated[Wandb, typer.Option(help="Record with Weights & Biases. Never asks.")] = Wandb.off,
 ) -> None:
     """Pretrain an encoder on unlabelled films. Ctrl-C saves and stops; --resume goes on."""
@@ -62,41 +79,100 @@ def pretrain(
     overrides += [] if seed is None else [f"run.seed={seed}"]
     overrides += [] if init is None else [f"model.init={json.dumps(str(init), ensure_ascii=False)}"]
     overrides += [] if device is None else [f"run.device={device}"]
+    overrides += [] if gpu_price is None else [f"run.gpu_price={gpu_price!r}"]
     check_name(method)
     loaded = load_preset(preset, method, overrides)
     name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
-    run_pretraining(loaded, data=data, out=out or Path("runs") / f"{method}-{name}", resume=resume, wandb=wandb)
+    how = Way(resume=resume, override=override, plan=plan, wandb=wandb, tensorboard=tensorboard)
+    run_pretraining(loaded, data=data, out=out or Path("runs") / f"{method}-{name}", way=how)
 
 
-def run_pretraining(
-    preset: Preset, *, data: Path | None, out: Path, resume: bool = False, wandb: Wandb = Wandb.off
-) -> None:
+@dataclass(frozen=True)
+class Way:
+    """How to go about a run, beside what it is."""
+
+    resume: bool = False
+    override: bool = False
+    plan: bool = False
+    wandb: Wandb = Wandb.off
+    tensorboard: bool = False
+
+
+def run_pretraining(preset: Preset, *, data: Path | None, out: Path, way: Way) -> None:
     """Check everything that is cheap to check, then what needs torch, then write and train."""
     from scarce_cli.config import RunConfig
     from scarce_cli.data.cache import find_dataset, open_cache
     from scarce_cli.data.order import steps_per_epoch
     from scarce_cli.methods import settings_class
     from scarce_cli.presets import validate
-    from scarce_cli.runs import check_empty, check_new_run, existing_run, new_run
 
+    if _restarted(out):
+        way = replace(way, resume=True)
     config = validate(preset, RunConfig)
     method_settings = validate(preset, settings_class(preset.method), ("method",))
-    first = _first_weights(config, resume)
+    first = _first_weights(config, way.resume)
     config = config.model_copy(update={"method": method_settings.model_dump(mode="json"), "model": first})
     cache = open_cache(find_dataset(Path(), data))
     steps_per_epoch(len(cache.names), config.run.batch_size)
-    if resume:
+    _check_folder(out, way)
+    if config.data.cache == "ram" and not way.plan:
+        cache = _held(cache)
+    with _job(preset, config, method_settings, cache, out, way) as job:
+        if way.plan:
+            _plan(job)
+        else:
+            _train(job, preset)
+
+
+def _restarted(out: Path) -> bool:
+    """Whether torchrun starts the run's processes again after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and (out / "settings.yaml").is_file()
+
+
+def _is_first_process() -> bool:
+    """Whether this is the process that writes, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _check_folder(out: Path, way: Way) -> None:
+    from scarce_cli.runs import check_new_run, existing_run
+
+    if way.plan or not _is_first_process():
+        return
+    if way.resume:
         existing_run(out)
     else:
         check_new_run(out)
-    if config.data.cache == "ram":
-        cache = _held(cache)
-    trainer = _build(preset, config, method_settings, cache, out, resume, wandb)
-    run = existing_run(out) if resume else new_run(out)
+
+
+def _plan(job: Job) -> None:
+    from scarce_cli.commands.plan_view import show_plan
+    from scarce_cli.errors import UsageError
+    from scarce_cli.models.ranks import world_size
+
+    if world_size() > 1:
+        raise UsageError("--plan measures one GPU", "leave out torchrun; several GPUs divide the hours, not the price")
+    show_plan(job)
+
+
+def _train(job: Job, preset: Preset) -> None:
+    """Build, then write, then train. Of several processes the first writes, and the others wait for its folder."""
+    from scarce_cli.commands.training_view import TrainingView, Unseen
+    from scarce_cli.engine.distributed import is_writer, wait_for_all
+    from scarce_cli.engine.trainer import Trainer
+    from scarce_cli.runs import check_empty, existing_run, new_run
+
+    trainer = Trainer(job, TrainingView(job) if is_writer() else Unseen())
+    if not is_writer():
+        wait_for_all()
+        trainer.train()
+        return
+    run = existing_run(job.run.path) if job.resume else new_run(job.run.path)
     with run.lock():
-        if not resume:
-            check_empty(out)  # another may have been quicker while torch was loading
+        if not job.resume:
+            check_empty(run.path)  # another may have been quicker while torch was loading
             _record(run, preset, trainer)
+        wait_for_all()
         trainer.train()
     _say_what_is_next(run, preset.method)
 
@@ -118,25 +194,24 @@ def _held(cache: Cache) -> Cache:
     from scarce_cli.commands.console import warn
     from scarce_cli.data.memory import hold_in_memory
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        warn("data.cache is 'ram': several processes share the pages of the mapped file instead of a copy each")
+        return cache
     held, reason = hold_in_memory(cache)
     if reason:
         warn(reason)
     return held
 
 
-def _build(
-    preset: Preset,
-    config: RunConfig,
-    method_settings: Settings,
-    cache: Cache,
-    out: Path,
-    resume: bool,
-    wandb: Wandb,
-) -> Trainer:
+@contextlib.contextmanager
+def _job(
+    preset: Preset, config: RunConfig, method_settings: Settings, cache: Cache, out: Path, way: Way
+) -> Iterator[Job]:
+    """The run, on the device that this process has, among the other processes where there are any."""
     from scarce_cli.commands.console import stderr
 
     with stderr().status("loading torch"):
-        from scarce_cli.engine.device import find_device
+        from scarce_cli.engine.device import configure, find_device
 
         # First: a machine without the GPU that the recipe needs should hear of it before the rest is loaded.
         device = find_device(
@@ -144,17 +219,26 @@ def _build(
             needs=_needs(preset, config),
             remedy=f"on this machine: scarce pretrain {preset.method} --preset cpu; or insist with --device cpu",
         )
-        from scarce_cli.commands.training_view import TrainingView
+        from scarce_cli.engine.distributed import ranks
         from scarce_cli.engine.job import Job
         from scarce_cli.engine.state import Identity
-        from scarce_cli.engine.trainer import Trainer
         from scarce_cli.methods import method_class
         from scarce_cli.runs import RunFolder
 
-    kind = method_class(preset.method)
-    identity = Identity(preset.method, preset.name, config, cache)
-    job = Job(identity, kind, method_settings, RunFolder(out), device, resume, wandb.value)
-    return Trainer(job, TrainingView(job))
+        kind = method_class(preset.method)
+    with ranks(device) as own:
+        configure(config, own)
+        yield Job(
+            identity=Identity(preset.method, preset.name, config, cache),
+            method_class=kind,
+            method_settings=method_settings,
+            run=RunFolder(out),
+            device=own,
+            resume=way.resume,
+            override=way.override,
+            wandb=way.wandb.value,
+            tensorboard=way.tensorboard,
+        )
 
 
 def _needs(preset: Preset, config: RunConfig) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from scarce_cli.config import RunConfig
 from scarce_cli.errors import ResourceError
@@ -43,9 +45,35 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=dtype)
 
 
-def grad_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+class LossScaler(torch.amp.GradScaler):
+    """A loss scaler for fp16 that tells of itself without being waited for; does nothing for other precisions."""
+
+    def adapt(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """After the optimizer's step: take the next scale. Returns it, and whether it was lowered because gradients
+        overflowed (0-d float64, on the device of ``like``); 1 and 0 when it does nothing."""
+        if not self.is_enabled() or self._scale is None:
+            return torch.ones_like(like, dtype=torch.float64), torch.zeros_like(like, dtype=torch.float64)
+        before = self._scale.double()
+        self.update()
+        after = self._scale.double()
+        return after.reshape(()), (after < before).double().reshape(())
+
+
+def grad_scaler(device: torch.device, precision: Precision) -> LossScaler:
     """A loss scaler; does nothing unless the precision is fp16."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return LossScaler(device.type, enabled=precision == "fp16")
+
+
+def configure(config: RunConfig, device: torch.device) -> None:
+    """Global switches of torch, before anything is computed on ``device``."""
+    if device.type != "cuda":
+        return
+    torch.set_float32_matmul_precision("high" if config.run.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = config.run.tf32
+    torch.backends.cudnn.benchmark = not config.run.deterministic  # shapes never change: look for the best kernels
+    if config.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ import torch
 
 from scarce_cli.config import RunConfig, Settings
 from scarce_cli.data.cache import Cache
+from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.state import Identity
 from scarce_cli.engine.tracking import Mode
 from scarce_cli.methods.base import Method
+from scarce_cli.models.ranks import world_size
 from scarce_cli.runs import RunFolder
 
 
@@ -24,7 +26,9 @@ class StepReport:
     epoch: float  # epochs done, with fraction
     loss: float
     lr: float
-    images_per_s: float
+    images_per_s: float  # films, of all ranks
+    seconds: float  # of training until here, over all sessions of the run
+    weight_decay: float = 0.0
     scalars: dict[str, float] = field(default_factory=dict)
 
 
@@ -33,6 +37,9 @@ class Observer(Protocol):
 
     def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
         """Before the first step."""
+
+    def measured(self, estimate: Estimate) -> None:
+        """Once a session, after a few steps: what the run needs and what it will cost."""
 
     def stepped(self, report: StepReport) -> None:
         """After each step."""
@@ -57,7 +64,9 @@ class Job:
     run: RunFolder
     device: torch.device
     resume: bool = False
+    override: bool = False  # resume with other settings than the run's
     wandb: Mode = "off"
+    tensorboard: bool = False
 
     @property
     def config(self) -> RunConfig:
@@ -68,3 +77,8 @@ class Job:
     def cache(self) -> Cache:
         """The films."""
         return self.identity.cache
+
+    @property
+    def dollars_per_hour(self) -> float:
+        """Of all GPUs together; 0 when no price was given."""
+        return self.config.run.gpu_price * world_size()

@@ -1,21 +1,27 @@
 """Optimizers for large batches, which fit the step of each tensor to the tensor's own length.
 
-torch has neither. All arithmetic is over lists of tensors at once, and nothing waits for the device.
+torch has neither. All arithmetic is over lists of tensors at once, the moments by torch's fused kernels, and nothing
+waits for the device: as with torch's fused optimizers, ``found_inf`` (a 0-d float tensor on the device, set as an
+attribute before `step`) that is not 0 means that nothing may move, whatever the gradients are. A gradient has the
+memory layout of its weight, as autograd makes it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.sgd import sgd
 
 
 class _Layerwise(Optimizer):
     """One update of all tensors of a group at once."""
+
+    found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -53,23 +59,29 @@ class LARS(_Layerwise):
         super().__init__(params, defaults)
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        _lars(weights, gradients, [self._buffer(weight) for weight in weights], group)
+        if group["weight_decay"] != 0:
+            gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        if group["adapt"]:
+            gradients = list(torch._foreach_mul(gradients, _trust(weights, gradients, group["eta"])))
+        sgd(
+            weights,
+            gradients,
+            [self._buffer(weight) for weight in weights],
+            fused=True,
+            found_inf=self.found_inf,
+            weight_decay=0.0,  # added above, before the length is measured
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
 
     def _buffer(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
         if not state:
             state["mu"] = torch.zeros_like(weight)
         return cast(Tensor, state["mu"])
-
-
-def _lars(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], group: dict[str, Any]) -> None:
-    if group["weight_decay"] != 0:
-        gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
-    if group["adapt"]:
-        gradients = list(torch._foreach_mul(gradients, _trust(weights, gradients, group["eta"])))
-    torch._foreach_mul_(buffers, group["momentum"])
-    torch._foreach_add_(buffers, gradients)
-    torch._foreach_add_(weights, buffers, alpha=-group["lr"])
 
 
 class LAMB(_Layerwise):
@@ -94,33 +106,41 @@ class LAMB(_Layerwise):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        _lamb(weights, gradients, [self._moments(weight) for weight in weights], group)
+        states = [self._moments(weight) for weight in weights]
+        # Adam with rate 1 moves zeros to minus its update, or leaves them where nothing may move.
+        updates = [torch.zeros_like(weight) for weight in weights]
+        beta1, beta2 = group["betas"]
+        adam(
+            updates,
+            gradients,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            found_inf=self.found_inf,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=1.0,
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+        if group["weight_decay"] != 0:
+            torch._foreach_sub_(updates, weights, alpha=group["weight_decay"])
+            torch._foreach_mul_(updates, _trust(weights, updates, 1.0))
+            if self.found_inf is not None:
+                torch._foreach_mul_(updates, 1.0 - self.found_inf)
+        torch._foreach_add_(weights, updates, alpha=group["lr"])
 
     def _moments(self, weight: Tensor) -> dict[str, Any]:
         state = self.state[weight]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight))
-        state["step"] += 1
+        # Fused Adam counts on the device; older checkpoints have a plain number, and loading may leave it on the CPU.
+        state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=weight.device)
         return state
-
-
-def _lamb(weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
-    beta1, beta2 = group["betas"]
-    means: list[Tensor] = [state["exp_avg"] for state in states]
-    squares: list[Tensor] = [state["exp_avg_sq"] for state in states]
-    torch._foreach_mul_(means, beta1)
-    torch._foreach_add_(means, gradients, alpha=1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-    sizes = list(torch._foreach_sqrt(squares))
-    torch._foreach_div_(sizes, [math.sqrt(1 - beta2 ** state["step"]) for state in states])
-    torch._foreach_add_(sizes, group["eps"])
-    updates = list(torch._foreach_div(means, [1 - beta1 ** state["step"] for state in states]))
-    torch._foreach_div_(updates, sizes)
-    if group["weight_decay"] != 0:
-        torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
-        torch._foreach_mul_(updates, _trust(weights, updates, 1.0))
-    torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
 
 def _with_gradient(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:

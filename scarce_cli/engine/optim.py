@@ -35,17 +35,18 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101), SGD with momentum, LARS or LAMB.
 
-    LARS fits the step to the length of decayed tensors alone, LAMB too (none, without decay).
+    LARS fits the step to the length of decayed tensors alone, LAMB too (none, without decay). All are fused: one
+    pass over the weights, which a ``found_inf`` attribute (see `step_unless`) makes do nothing.
     """
     groups = parameter_groups(parameters, settings)
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if settings.name == "lamb":
         return LAMB(groups, lr=settings.lr, betas=settings.betas)
     if settings.name == "lars":
         groups = [{**group, "adapt": group["decayed"]} for group in groups]
         return LARS(groups, lr=settings.lr, momentum=settings.momentum)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
 
 
 def set_values(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
@@ -53,6 +54,23 @@ def set_values(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
     for group in optimizer.param_groups:
         group["lr"] = values.lr if group["decayed"] else values.lr_1d
         group["weight_decay"] = values.weight_decay if group["decayed"] else 0.0
+
+
+def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
+    """One step, or nothing at all (no decay, no moments, no step counted) where ``bad`` (0-d bool) is true.
+
+    The device decides by itself; this is how torch's fused optimizers are told of fp16's overflows as well.
+    """
+    optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load a state; one of an older version, whose optimizer was not fused, goes on with the fused one."""
+    optimizer.load_state_dict(saved)
+    if "fused" in optimizer.defaults:
+        for group in optimizer.param_groups:
+            group.update(fused=True, foreach=None)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> Tensor:

@@ -1,26 +1,35 @@
-"""The numbers of a run on their way to metrics.jsonl and W&B."""
+"""The numbers of a run on their way to metrics.jsonl, the curves, the run's README, W&B and TensorBoard."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from scarce_cli.engine.distributed import is_writer
+from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.job import Job, StepReport
 from scarce_cli.engine.state import TrainState
 from scarce_cli.engine.tracking import Tracker
+from scarce_cli.engine.views import Batches
 from scarce_cli.runs import MetricsLog
+
+_SHARE = 0.05  # of the time that drawing may take
 
 
 class Records:
-    """Logs steps now and then, and the mean of every metric once an epoch."""
+    """Logs steps now and then, and the mean of every metric once an epoch. Only one of several ranks writes."""
 
-    def __init__(self, job: Job, state: TrainState, warn: Callable[[str], None]) -> None:
+    def __init__(self, job: Job, state: TrainState, batches: Batches, warn: Callable[[str], None]) -> None:
         """Open the log; what a rolled-back run logged after ``state.step`` is dropped.
 
         The sums of the running epoch belong to the state, so that a run stopped in mid-epoch logs the same mean.
         """
+        self._job, self._state, self._batches = job, state, batches
         self._every = job.config.run.log_steps
         self._sums = state.epoch_sums
+        self._writes = is_writer()
+        if not self._writes:
+            return
         self._log = MetricsLog(job.run.metrics, from_step=state.step)
         self._tracker = Tracker(job.wandb, job.run.path, job.config.model_dump(mode="json"), warn)
 
@@ -29,6 +38,7 @@ class Records:
         values = {
             "loss": report.loss,
             "lr": report.lr,
+            "weight_decay": report.weight_decay,
             "images_per_s": report.images_per_s,
             **report.scalars,
         }
@@ -37,7 +47,7 @@ class Records:
             if math.isfinite(value):
                 total[0] += value
                 total[1] += 1
-        if report.step % self._every == 0 or report.step == report.total_steps:
+        if self._writes and (report.step % self._every == 0 or report.step == report.total_steps):
             self._log.write("step", {"step": report.step, "epoch": report.epoch, **values})
             self._tracker.log(values, report.step)
 
@@ -45,14 +55,26 @@ class Records:
         """The end of an epoch; returns what was logged: means over its steps, and ``more``."""
         values = {name: _mean(*sums) for name, sums in self._sums.items()} | more
         self._sums.clear()
-        self._log.write("epoch", {"step": step, "epoch": epoch, **values})
-        self._tracker.log({f"epoch/{name}": value for name, value in values.items()}, step)
+        if self._writes:
+            self._log.write("epoch", {"step": step, "epoch": epoch, **values})
+            self._tracker.log({f"epoch/{name}": value for name, value in values.items()}, step)
         return values
+
+    def skipped(self, step: int, what: str) -> Sequence[str]:
+        """A step that could not be taken, 1 the first; returns the names of its films."""
+        return [self._job.cache.names[row] for row in self._batches.whole(step - 1)]
+
+    def measured(self, estimate: Estimate) -> None:
+        """What the run needs and costs."""
+
+    def ended(self, how: str) -> None:
+        """How the run ended, in words."""
 
     def close(self) -> None:
         """The end of the run, however it came."""
-        self._log.close()
-        self._tracker.finish()
+        if self._writes:
+            self._log.close()
+            self._tracker.finish()
 
 
 def _mean(total: float, count: float) -> float:

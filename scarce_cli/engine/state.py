@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import EncoderInfo
 from scarce_cli.config import RunConfig, Settings
 from scarce_cli.data.cache import Cache
+from scarce_cli.engine.device import LossScaler
+from scarce_cli.engine.optim import restore_optimizer
 from scarce_cli.errors import DamagedData, UsageError
 from scarce_cli.methods import method_class
 from scarce_cli.methods.base import Method
+from scarce_cli.models.ranks import world_size
 from scarce_cli.models.resnet import build_encoder
 from scarce_cli.runs import RunFolder
 
@@ -27,6 +28,7 @@ _FREE = {
     ("data", "cache"),
     ("run", "device"),
     ("run", "gpu_memory"),
+    ("run", "gpu_price"),
     ("run", "checkpoint_minutes"),
     ("run", "checkpoint_steps"),
     ("run", "log_steps"),
@@ -40,26 +42,22 @@ class TrainState:
 
     method: Method
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: LossScaler
     init_digest: str = ""  # SHA-256 of the file that the encoder started from; "": drawn by the seed, or not looked at
     step: int = 0  # steps done
     bad_in_a_row: int = 0  # steps skipped for a non-finite loss, without a good one between
     bad_steps: int = 0
     rescaled_steps: int = 0  # steps left out by fp16's scaler, which found a better scale
     epoch_sums: dict[str, list[float]] = field(default_factory=dict)  # metric -> [sum, count], running epoch
+    seconds: float = 0.0  # of training, over all sessions
 
     @property
     def machine(self) -> dict[str, str]:
         """What the bits of a run depend on beside its settings."""
         device = next(self.method.parameters()).device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        return {"device": name, "threads": str(torch.get_num_threads()), "torch": str(torch.__version__)}
-
-
-def running_statistics(module: nn.Module) -> list[Tensor]:
-    """What the BatchNorms inside gather from every batch they see, good or bad; to be put back after a bad one."""
-    norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
-    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        machine = {"device": name, "threads": str(torch.get_num_threads()), "torch": str(torch.__version__)}
+        return {**machine, "processes": str(world_size())}
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,7 @@ def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) 
             "bad_steps": state.bad_steps,
             "rescaled_steps": state.rescaled_steps,
             "epoch_sums": state.epoch_sums,
+            "seconds": state.seconds,
             "torch_rng": torch.get_rng_state(),
             "machine": state.machine,
         },
@@ -129,48 +128,58 @@ def save_snapshot(path: Path, identity: Identity, state: TrainState, epoch: int)
     )
 
 
-def restore_newest(run: RunFolder, identity: Identity, state: TrainState) -> list[str]:
+def restore_newest(run: RunFolder, identity: Identity, state: TrainState, *, override: bool = False) -> list[str]:
     """Load the run's newest undamaged checkpoint; returns warnings for the user.
 
     Where ``last.pt`` is damaged or missing ``previous.pt`` is used, and the damaged one set aside.
 
     Raises:
         DamagedData: neither can be used.
-        UsageError: other settings or data than the run's.
+        UsageError: other settings or data than the run's, unless ``override`` makes that a warning.
     """
     if not run.last.exists() and not run.previous.exists():
         return ["the run has no checkpoint yet: it starts from the beginning"]
     if not run.last.exists():
-        return [f"{run.last} is missing: going on from {run.previous.name}", *_restore(run.previous, identity, state)]
+        return [
+            f"{run.last} is missing: going on from {run.previous.name}",
+            *_restore(run.previous, identity, state, override),
+        ]
     try:
-        return _restore(run.last, identity, state)
+        return _restore(run.last, identity, state, override)
     except DamagedData as error:
         if not run.previous.exists():
             raise
-        warnings = _restore(run.previous, identity, state)
+        warnings = _restore(run.previous, identity, state, override)
         aside = run.last.with_name(f"{run.last.name}.damaged")
         run.last.replace(aside)
         return [f"{error.message}; set aside as {aside.name}, going on from {run.previous.name}", *warnings]
 
 
-def _restore(path: Path, identity: Identity, state: TrainState) -> list[str]:
+def _restore(path: Path, identity: Identity, state: TrainState, override: bool) -> list[str]:
     """Load a checkpoint into ``state``; warns of what may keep the run from being bit-identical."""
     payload, _ = checkpoint.load(path)
     saved = payload["state"]
     if saved is None:
         raise UsageError(f"{path} holds an encoder only", "resume from the run's last.pt")
-    _compare(payload["origin"], identity, state, path)
+    changed = _changes(payload["origin"], identity, state)
+    if changed and not override:
+        raise UsageError(
+            f"{path} was trained with other settings: {'; '.join(changed)}",
+            "resume with the run's own settings, go on with the new ones by --override, or start another with --out",
+        )
     _load_weights(state.method, saved["method"], path)
-    state.optimizer.load_state_dict(saved["optimizer"])
+    restore_optimizer(state.optimizer, saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
     state.step = int(payload["origin"]["step"])
     state.init_digest = payload["origin"].get("init_digest", "")
     state.bad_in_a_row, state.bad_steps = int(saved["bad_in_a_row"]), int(saved["bad_steps"])
     state.rescaled_steps = int(saved.get("rescaled_steps", 0))  # older checkpoints do not count them
     state.epoch_sums = saved["epoch_sums"]
+    state.seconds = float(saved.get("seconds", 0.0))
     torch.set_rng_state(saved["torch_rng"])
-    changes = _differences(saved["machine"], state.machine)
-    return [f"the resumed run is not bit-identical: {'; '.join(changes)}"] if changes else []
+    changes = _differences({"processes": "1", **saved["machine"]}, state.machine)
+    warnings = [f"the resumed run is not bit-identical: {'; '.join(changes)}"] if changes else []
+    return [*([f"going on with other settings: {'; '.join(changed)}"] if changed else []), *warnings]
 
 
 def _load_weights(method: Method, weights: Mapping[str, Any], path: Path) -> None:
@@ -181,7 +190,8 @@ def _load_weights(method: Method, weights: Mapping[str, Any], path: Path) -> Non
         raise UsageError(f"{path}: the weights do not fit: {''.join(first).strip()}", "pretrain again") from None
 
 
-def _compare(origin: Mapping[str, Any], identity: Identity, state: TrainState, path: Path) -> None:
+def _changes(origin: Mapping[str, Any], identity: Identity, state: TrainState) -> list[str]:
+    """What is not as it was when the checkpoint was written, in words."""
     now = identity.origin(0, 0)
     changes = [f"method: {origin['method']} -> {now['method']}"] if origin["method"] != now["method"] else []
     changes += _differences(_with_defaults(origin["settings"], state.method.settings_type), now["settings"])
@@ -190,11 +200,7 @@ def _compare(origin: Mapping[str, Any], identity: Identity, state: TrainState, p
     old = origin.get("init_digest", "")
     if state.init_digest and state.init_digest != old:
         changes.append(f"SHA-256 of {identity.config.model.init}: {old[:12]}… -> {state.init_digest[:12]}…")
-    if changes:
-        raise UsageError(
-            f"{path} was trained with other settings: {'; '.join(changes)}",
-            "resume with the run's own settings, or start another run with --out",
-        )
+    return changes
 
 
 def _with_defaults(settings: Mapping[str, Any], kind: type[Settings]) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -98,13 +99,33 @@ def test_several_steps_are_those_of_the_formula(name: str, oracle: Callable[...,
     optimizer = _build(name, weights)
     for gradient, rate in zip(gradients, rates, strict=True):
         for key, p in weights.items():
-            p.grad = torch.tensor(gradient[key], dtype=torch.float64)
+            p.grad = torch.empty_like(p).copy_(torch.tensor(gradient[key], dtype=torch.float64))
         _step(optimizer, name, rate)
         assert all(np.array_equal(p.grad.numpy(), gradient[key]) for key, p in weights.items())  # left as they were
     wanted = oracle(start, gradients, rates)
     for key, p in weights.items():
         np.testing.assert_allclose(p.detach().numpy(), wanted[key], rtol=1e-12, atol=1e-14, err_msg=key)
         assert not np.array_equal(wanted[key], start[key])
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_found_inf_leaves_weights_moments_and_count_whatever_the_gradients_are(name: str) -> None:
+    start, gradients, rates = _case(3)
+    runs = []
+    for bad in (False, True):
+        weights = {key: nn.Parameter(torch.tensor(value, dtype=torch.float32)) for key, value in start.items()}
+        optimizer = _build(name, weights)
+        for gradient, rate in zip(gradients, rates, strict=True):
+            for spoil in (True, False) if bad else (False,):
+                for key, p in weights.items():
+                    p.grad = torch.tensor(gradient[key], dtype=torch.float32) * (math.nan if spoil else 1.0)
+                optimizer.found_inf = torch.tensor(float(spoil))
+                _step(optimizer, name, rate)
+        runs.append((weights, [part for state in optimizer.state_dict()["state"].values() for part in state.values()]))
+    for one, other in zip(runs[0][0].values(), runs[1][0].values(), strict=True):
+        assert torch.isfinite(one).all()
+        assert torch.equal(one, other)
+    assert all(map(torch.equal, runs[0][1], runs[1][1]))
 
 
 @pytest.mark.parametrize("name", ["lars", "lamb"])

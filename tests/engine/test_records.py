@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 
-from scarce_cli.engine.job import StepReport
+from scarce_cli.engine.job import Job, StepReport
 from scarce_cli.engine.records import Records
 from scarce_cli.engine.start import build_state
 from scarce_cli.engine.state import TrainState
+from scarce_cli.engine.views import Batches
 from scarce_cli.runs import read_metrics
 
 
 def _report(step: int, loss: float, **scalars: float) -> StepReport:
-    return StepReport(step, 12, step / 6, loss, 0.1 * step, 50.0, scalars)
+    return StepReport(step, 12, step / 6, loss, 0.1 * step, 50.0, 9.0, 0.01, scalars)
+
+
+def _records(job: Job, state: TrainState) -> Records:
+    return Records(job, state, Batches(job), pytest.fail)
 
 
 @pytest.fixture
@@ -26,20 +31,21 @@ def state(make_job: Callable) -> TrainState:
 
 def test_steps_are_logged_now_and_then_and_the_last_one_always(make_job: Callable, state: TrainState) -> None:
     job = make_job("run.log_steps=5")
-    records = Records(job, state, pytest.fail)
+    records = _records(job, state)
     for step in range(1, 13):
         records.step(_report(step, 1.0 / step, depth=step))
     records.close()
     lines = read_metrics(job.run.metrics)
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert lines[0] == {
-        "kind": "step", "step": 5, "epoch": 5 / 6, "loss": 0.2, "lr": 0.5, "images_per_s": 50.0, "depth": 5,
+        "kind": "step", "step": 5, "epoch": 5 / 6, "loss": 0.2, "lr": 0.5, "weight_decay": 0.01,
+        "images_per_s": 50.0, "depth": 5,
     }  # fmt: skip
 
 
 def test_an_epoch_is_the_mean_of_all_its_finite_steps(make_job: Callable, state: TrainState) -> None:
     job = make_job("run.log_steps=100")
-    records = Records(job, state, pytest.fail)
+    records = _records(job, state)
     for step, loss in enumerate((1.0, math.nan, 2.0, math.inf, 6.0), start=1):
         records.step(_report(step, loss, depth=math.nan))
     values = records.epoch(6, 1, {"mean_cosine": 0.5})
@@ -59,13 +65,13 @@ def test_an_epoch_is_the_mean_of_all_its_finite_steps(make_job: Callable, state:
 @pytest.mark.parametrize("stop", range(1, 6))
 def test_the_mean_of_an_epoch_is_the_same_after_a_stop_in_it(stop: int, make_job: Callable, state: TrainState) -> None:
     losses = [0.1, 0.7, 1e-9, 3.3, 1 / 3, 2e5]
-    whole = Records(make_job(out="runs/whole"), state, pytest.fail)
+    whole = _records(make_job(out="runs/whole"), state)
     for step, loss in enumerate(losses, start=1):
         whole.step(_report(step, loss))
     wanted = whole.epoch(6, 1, {})
     whole.close()
     for part in (range(1, stop + 1), range(stop + 1, 7)):
-        records: Any = Records(make_job(), state, pytest.fail)
+        records: Any = _records(make_job(), state)
         for step in part:
             records.step(_report(step, losses[step - 1]))
             state.step = step

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scarce_cli import checkpoint
+from scarce_cli.engine.device import LossScaler
 from scarce_cli.engine.trainer import Trainer
 from scarce_cli.errors import Diverged, ResourceError
 from scarce_cli.runs import RunFolder, read_metrics
@@ -98,7 +99,7 @@ def test_a_step_that_the_scaler_leaves_out_moves_nothing(
 ) -> None:
     """Neither weights, optimizer, queue, centre nor teacher, nor the BatchNorms' statistics: as if it had not been."""
     trainer = Trainer(make_job("run.epochs=1", "run.batch_size=12", method=method), listener)
-    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    trainer.state.scaler = LossScaler("cpu", init_scale=2.0**10)
     factor = [1.0]
     trainer.state.method.encoder.conv1.weight.register_hook(lambda gradient: gradient * factor[0])
     scales, states = [], []
@@ -123,7 +124,7 @@ def test_a_step_that_the_scaler_leaves_out_moves_nothing(
 
 def test_a_scaler_s_skips_do_not_count_towards_ten(toy: Any, make_job: Callable, listener: Any) -> None:
     trainer = Trainer(make_job("run.batch_size=2", "run.epochs=1"), listener)
-    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    trainer.state.scaler = LossScaler("cpu", init_scale=2.0**20)
     _spoil(toy, "gradient", range(5, 20))
     trainer.train()
     state = trainer.state
@@ -136,7 +137,7 @@ def test_a_norm_that_overflows_alone_is_bad_under_a_scaler_as_well(
 ) -> None:
     """Every gradient is finite, so the scale is not at fault and stays."""
     trainer = Trainer(make_job("run.epochs=1"), listener)
-    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    trainer.state.scaler = LossScaler("cpu", init_scale=1.0)
     weight, now = trainer.state.method.head.weight, [0]
     weight.register_hook(lambda gradient: torch.full_like(gradient, 1e30) if now[0] == 2 else gradient)
     toy.hook = staticmethod(lambda step: now.__setitem__(0, step))
@@ -155,7 +156,7 @@ def test_a_run_without_one_good_step_is_code_7(kind: str, toy: Any, make_job: Ca
     _spoil(toy, "gradient" if kind == "scaled" else kind, range(9))
     trainer = Trainer(make_job("run.epochs=2", "run.batch_size=12", "run.snapshot_epochs=2"), listener)
     if kind == "scaled":
-        trainer.state.scaler = torch.amp.GradScaler("cpu")
+        trainer.state.scaler = LossScaler("cpu")
     with pytest.raises(Diverged, match="none of the 8 steps could be taken") as error:
         trainer.train()
     assert error.value.exit_code == 7

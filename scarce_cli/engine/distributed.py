@@ -1,0 +1,81 @@
+"""Several GPUs, on one machine or more, as torchrun starts them: one process each, one of which writes.
+
+Every process makes the views of its own share of a batch; `scarce_cli.models.ranks` has what the losses need of the
+others. ``run.batch_size`` is the whole batch, so a recipe does not change with the number of GPUs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from scarce_cli.errors import ResourceError
+from scarce_cli.methods.base import Method
+from scarce_cli.models.ranks import rank, world_size
+
+_PATIENCE = timedelta(minutes=15)  # that one rank waits for another: the first may be copying films into memory
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that writes files and speaks to the user."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def ranks(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did, and leave them at the end; gives this process's device.
+
+    Raises:
+        ResourceError: they cannot be reached, or one of them is gone.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    with _understood("the other processes cannot be reached"):
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        with _understood("another process of the run is gone"):
+            yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Turn what torch says of the connection into a message."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        text = str(error)
+        if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "rank", "MASTER_")):
+            first = (text.splitlines() or [type(error).__name__])[0]
+            raise ResourceError(
+                f"{what}: {first}", "look at its messages; start all again by torchrun with --resume"
+            ) from error
+        raise
+
+
+def wrap(method: Method) -> Callable[..., Any]:
+    """What to call for a forward pass: with several ranks, gradients become their mean while going backward.
+
+    Running statistics are averaged by the engine after each step, so they are not sent around before it.
+    """
+    if world_size() == 1:
+        return method
+    return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def wait_for_all() -> None:
+    """Until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,97 @@
+"""Measures a run on its own first steps: memory, films per second, and the size of a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scarce_cli.data.memory import available_memory
+from scarce_cli.engine.estimate import Estimate
+from scarce_cli.engine.job import Job
+from scarce_cli.engine.ledger import Entry
+from scarce_cli.engine.state import TrainState
+from scarce_cli.engine.views import Batches
+
+WARM_UP, TIMED = 2, 5  # steps: the first two take all the memory there will be, and are slow; then they are timed
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the peak until now (of a GPU; of this process where Linux can)."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory taken since `reset_peak`: what torch holds of the GPU, or what this process has resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory_bytes(device: torch.device) -> int:
+    """What there is: this process's share of the GPU; on the CPU what is free and what this process has already."""
+    if device.type != "cuda":
+        return available_memory() + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    total = torch.cuda.get_device_properties(device).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(device))
+
+
+class Gauge:
+    """Hears of the first steps of a session and says what follows for the run, once."""
+
+    def __init__(self, job: Job, state: TrainState, batches: Batches) -> None:
+        self._job, self._state, self._batches = job, state, batches
+        self._heard, self._seconds = 0, 0.0
+
+    def hear(self, entry: Entry) -> Estimate | None:
+        """The estimate after the last of the measured steps, or of the run; None on all others."""
+        self._heard += 1
+        if self._heard == WARM_UP + 1:
+            self._seconds = 0.0  # a run of one or two steps has only these
+        self._seconds += entry.seconds
+        last = entry.step == self._batches.total
+        if self._heard == WARM_UP + TIMED or (last and self._heard < WARM_UP + TIMED):
+            return self._estimate(entry.step)
+        return None
+
+    def _estimate(self, step: int) -> Estimate:
+        config, state = self._job.config, self._state
+        steps = self._heard - WARM_UP if self._heard > WARM_UP else self._heard
+        encoder = state.method.evaluation_encoder()
+        return Estimate(
+            parameters=sum(p.numel() for _, p in state.method.trained_parameters()),
+            peak_bytes=peak_bytes(self._job.device),
+            memory_bytes=memory_bytes(self._job.device),
+            images_per_s=config.run.batch_size * steps / self._seconds,
+            films=config.run.batch_size * self._batches.total,
+            films_left=config.run.batch_size * (self._batches.total - step),
+            seconds_before=state.seconds,
+            dollars_per_hour=self._job.dollars_per_hour,
+            checkpoint_bytes=_bytes(state.method.state_dict()) + _bytes(state.optimizer.state_dict()["state"]),
+            encoder_bytes=_bytes(encoder.state_dict()),
+            encoders=-(-config.run.epochs // config.run.snapshot_epochs),
+        )
+
+
+def _bytes(values: Any) -> int:
+    """Of all tensors in nested dicts."""
+    if isinstance(values, Tensor):
+        return values.nbytes
+    parts: Iterable[Any] = values.values() if isinstance(values, dict) else ()
+    return sum(_bytes(part) for part in parts)

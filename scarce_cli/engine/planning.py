@@ -1,0 +1,158 @@
+"""What a run would need and cost: its first steps on a state that is thrown away, and what to do about it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from scarce_cli.config import RunConfig
+from scarce_cli.engine.device import memory_guard
+from scarce_cli.engine.estimate import Estimate
+from scarce_cli.engine.job import Job
+from scarce_cli.engine.ledger import Ledger
+from scarce_cli.engine.measure import TIMED, WARM_UP, Gauge, reset_peak
+from scarce_cli.engine.start import build_state
+from scarce_cli.engine.step import Stepper
+from scarce_cli.engine.views import Batches, ViewMaker
+from scarce_cli.errors import ResourceError, UsageError
+
+_SIZE_STEP, _LEAST_SIZE = 32, 96  # px, of the smaller views that are tried
+_BATCH_STEP = 8  # films: batches that are tried are multiples of it, which tensor cores like
+
+
+@dataclass(frozen=True)
+class Option:
+    """Another way to do the run: settings, and what was measured with them (None: it does not fit either)."""
+
+    changes: tuple[str, ...]  # section.key=value
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What was measured of a run as it is set, and of others."""
+
+    estimate: Estimate | None  # None: it does not fit
+    options: tuple[Option, ...]  # cheaper ones where it fits; else alternatives, the gentlest first
+
+
+def measure(job: Job) -> Estimate | None:
+    """Take the first steps of ``job`` and forget them; nothing is written. None when the memory does not do.
+
+    Raises UsageError when the settings do not fit each other.
+    """
+    reset_peak(job.device)
+    try:
+        estimate = _first_steps(job)
+    except ResourceError:
+        estimate = None
+    finally:
+        gc.collect()
+        reset_peak(job.device)  # gives the memory back
+    return estimate if estimate is not None and estimate.fits else None
+
+
+def _first_steps(job: Job) -> Estimate:
+    batches = Batches(job)
+    with memory_guard(job.config):
+        state = build_state(job)
+        stepper = Stepper(job, state, total_steps=batches.total, steps_per_epoch=batches.per_epoch)
+        views = ViewMaker(job, state.method.view_specs(job.config.data.size, job.config.augment), batches)
+        ledger, gauge = Ledger(job.device), Gauge(job, state, batches)
+        ledger.start()
+        for step in range(min(WARM_UP + TIMED, batches.total)):
+            taken = stepper.take(step, views.take(step))
+            views.prepare(step + 1)
+            used = taken.used
+            ledger.add(step + 1, lr=used.lr, weight_decay=used.weight_decay, names=taken.names, values=taken.values)
+            state.step = step + 1
+        for entry in ledger.rest():
+            state.seconds += entry.seconds
+            if (estimate := gauge.hear(entry)) is not None:
+                return estimate
+    raise AssertionError("the last step always gives an estimate")
+
+
+def plan_run(job: Job, trying: Callable[[tuple[str, ...]], None]) -> RunPlan:
+    """Measure a run as it is, then others: cheaper ones where it fits, else what would fit.
+
+    ``trying`` hears of every set of changes before it is measured. Raises UsageError as `measure`.
+    """
+    trying(())
+    estimate = measure(job)
+    changes = _cheaper(job.config) if estimate is not None else ()
+    options = [_try(job, change, trying) for change in changes]
+    if estimate is None:
+        options = list(_that_fit(job, trying))
+    found = [option for option in options if option is not None]
+    if estimate is not None:  # a cheaper one that is not cheaper, or does not fit, is no help
+        found = [o for o in found if o.estimate is not None and o.estimate.hours < estimate.hours]
+    return RunPlan(estimate, tuple(found))
+
+
+def _cheaper(config: RunConfig) -> Iterator[tuple[str, ...]]:
+    if config.model.gradient_checkpointing:
+        yield ("model.gradient_checkpointing=false",)
+    if config.run.precision == "fp32" and config.run.device == "cuda":
+        yield ("run.precision=bf16",)
+    if config.data.size - _SIZE_STEP >= _LEAST_SIZE:
+        yield (f"data.size={config.data.size - _SIZE_STEP}",)
+
+
+def _that_fit(job: Job, trying: Callable[[tuple[str, ...]], None]) -> Iterator[Option | None]:
+    """Checkpointing, then smaller views, then a smaller batch: the last changes what is learned most."""
+    config = job.config
+    always: tuple[str, ...] = ()
+    if not config.model.gradient_checkpointing:
+        always = ("model.gradient_checkpointing=true",)
+        yield _try(job, always, trying)
+    for size in range(config.data.size - _SIZE_STEP, _LEAST_SIZE - 1, -_SIZE_STEP):
+        option = _try(job, (*always, f"data.size={size}"), trying)
+        yield option
+        if option is not None and option.estimate is not None:
+            break
+    yield _largest_batch(job, (), trying)
+
+
+def _largest_batch(job: Job, always: tuple[str, ...], trying: Callable[[tuple[str, ...]], None]) -> Option | None:
+    """Bisection over multiples of eight."""
+    best: Option | None = None
+    low, high = (
+        0,
+        -(-job.config.run.batch_size // _BATCH_STEP),
+    )  # in steps: one that fits (or nothing), one that does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        option = _try(job, (*always, f"run.batch_size={middle * _BATCH_STEP}"), trying)
+        if option is not None and option.estimate is not None:
+            best, low = option, middle
+        else:
+            high = middle
+    return best
+
+
+def _try(job: Job, changes: tuple[str, ...], trying: Callable[[tuple[str, ...]], None]) -> Option | None:
+    """Measure with other settings; None when they do not fit the method's."""
+    trying(changes)
+    try:
+        return Option(changes, measure(_changed(job, changes)))
+    except UsageError:
+        return None
+
+
+def _changed(job: Job, changes: tuple[str, ...]) -> Job:
+    values = job.config.model_dump(mode="json")
+    for change in changes:
+        name, _, text = change.partition("=")
+        section, key = name.split(".")
+        values[section][key] = {"true": True, "false": False}.get(text, int(text) if text.isdigit() else text)
+    config = RunConfig.model_validate(values, strict=False)
+    return replace(job, identity=replace(job.identity, config=config))
+
+
+def device_name(device: torch.device) -> str:
+    """As a person calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
