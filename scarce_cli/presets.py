@@ -1,27 +1,31 @@
 """Presets: the one strict way to configure a run.
 
-A preset is ``presets/<name>/<method>.yaml``, then ``--set section.key=value``. A mistake is one line: file,
-line number, what is wrong, the nearest valid key.
+A preset is ``presets/<name>/<method>.yaml``, then ``--set section.key=value``. With ``extends: FILE`` or
+``extends: NAME`` it takes the settings of another preset first and says only what it changes. A mistake is one
+line: file, line number, what is wrong, the nearest valid key.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from scarce_cli.config import Settings
 from scarce_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from yaml import MappingNode, Node
+from scarce_cli.strict_yaml import Keys, Lines, parse_value, read_mapping
 
 T = TypeVar("T", bound=Settings)
+
+_SUFFIXES = (".yaml", ".yml")
+_DEEPEST = 8  # files that a preset extends, one after the other
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,9 @@ class Preset:
     name: str  # "l4", or the path given
     method: str  # "spark"
     values: dict[str, Any]
-    lines: Mapping[tuple[str, ...], str] = field(default_factory=dict)  # key path -> "file:line" or "--set ..."
+    lines: Mapping[Keys, str] = field(default_factory=dict)  # "file:line" or "--set ...:"
 
-    def where(self, key: tuple[str, ...]) -> str:
+    def where(self, key: Keys) -> str:
         """The file and line (or option) that set ``key``, or its nearest parent."""
         while key and key not in self.lines:
             key = key[:-1]
@@ -51,32 +55,92 @@ def preset_names(method: str) -> list[str]:
     return sorted(path.parent.name for path in preset_folder().glob(f"*/{method}.yaml"))
 
 
-def find_preset(name: str, method: str) -> Path:
-    """The file of a shipped preset, or of a path to a YAML file. UsageError with the nearest name."""
-    if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
-        raise UsageError(f"no preset file {name}", f"shipped presets: {', '.join(preset_names(method))}")
+def find_preset(name: str, method: str, where: str = "") -> Path:
+    """The file of a shipped preset, or of a path to a YAML file. UsageError with the nearest name.
+
+    ``where``: the file and line that ask for it, to open the message with.
+    """
     names = preset_names(method)
+    if name.endswith(_SUFFIXES):
+        if os.path.isfile(name):  # unlike Path's, False for a path that no file can have
+            return Path(name)
+        raise UsageError(f"{where}no preset file {name}", f"shipped presets: {', '.join(names)}")
     if name not in names:
-        raise UsageError(f"no preset '{name}' for {method}{nearest(name, names)}", f"presets: {', '.join(names)}")
+        remedy = f"presets: {', '.join(names)}; or the path of a file that ends in .yaml"
+        raise UsageError(f"{where}no preset '{name}' for {method}{nearest(name, names)}", remedy)
     return preset_folder() / name / f"{method}.yaml"
 
 
 def load_preset(name: str, method: str, overrides: Iterable[str] = ()) -> Preset:
-    """Read a preset and apply ``section.key=value`` overrides. Nothing is validated but the YAML itself.
+    """Read a preset and what it extends, then apply ``section.key=value`` overrides.
+
+    Sections are merged key by key, the file's own keys win, lists are replaced whole. Nothing is validated but
+    the YAML itself and the chain of files.
 
     Raises:
-        UsageError: not YAML, tabs, a duplicate key, a key that is not a word, a malformed override.
+        UsageError: not YAML, tabs, a duplicate key, a key that is not a word, a malformed override; a file to
+            extend that is missing, comes round in a circle, or is one too many.
     """
-    path = find_preset(name, method)
-    values, lines = _read_yaml(path)
+    values, lines = _read_chain(find_preset(name, method), method)
     for override in overrides:
         _apply_override(override, values, lines)
     return Preset(name=name, method=method, values=values, lines=lines)
 
 
-def validate(preset: Preset, model: type[T], section: tuple[str, ...] = ()) -> T:
+def _read_chain(path: Path, method: str) -> tuple[dict[str, Any], Lines]:
+    """The settings of a file, laid over those of the file that it extends, and so on."""
+    layers, chain, where = [], [os.path.abspath(path)], ""
+    while True:
+        values, lines = read_mapping(path, where)
+        layers.append((values, lines))
+        if "extends" not in values:
+            break
+        where = f"{lines.pop(('extends',))} 'extends': "
+        path = _parent(path, values.pop("extends"), where, method)
+        _check_chain(chain, os.path.abspath(path), where)
+    merged: dict[str, Any] = {}
+    places: Lines = {}
+    for values, lines in reversed(layers):
+        _merge(merged, values)
+        places.update(lines)
+    return merged, places
+
+
+def _parent(path: Path, value: Any, where: str, method: str) -> Path:
+    """The file that the preset ``path`` extends by ``value``. UsageError when it may not, or names nothing."""
+    if not isinstance(value, str):
+        raise UsageError(f"{where}a name or a path (got {str(value)[:40]!r})", "for example extends: l4")
+    if not value.endswith(_SUFFIXES):
+        return find_preset(value, method, where)
+    parent = Path(os.path.normpath(path.parent / value))
+    if _is_shipped(path) and (os.path.isabs(value) or not _is_shipped(parent)):
+        raise UsageError(f"{where}{value} leaves the folder of presets", "a shipped preset extends shipped ones only")
+    return parent
+
+
+def _is_shipped(path: Path) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(preset_folder()))
+
+
+def _check_chain(chain: list[str], following: str, where: str) -> None:
+    """Add a file to the chain of those read so far. UsageError when it is one of them, or one too many."""
+    if following in chain:
+        raise UsageError(f"{where}{following} comes round in a circle", "take out one of the lines 'extends'")
+    if len(chain) > _DEEPEST:
+        raise UsageError(f"{where}more than {_DEEPEST} files after each other", "extend the first of them directly")
+    chain.append(following)
+
+
+def _merge(values: dict[str, Any], upper: dict[str, Any]) -> None:
+    """Lay ``upper`` over ``values``, in place: sections key by key, anything else as it is."""
+    for key, value in upper.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def validate(preset: Preset, model: type[T], section: Keys = ()) -> T:
     """Check the values of ``section`` (the whole preset by default) against ``model``.
 
     Raises:
@@ -92,19 +156,17 @@ def validate(preset: Preset, model: type[T], section: tuple[str, ...] = ()) -> T
         raise UsageError(*_explain(preset, model, section, error)) from None
 
 
-def _explain(
-    preset: Preset, model: type[Settings], section: tuple[str, ...], error: ValidationError
-) -> tuple[str, str]:
+def _explain(preset: Preset, model: type[Settings], section: Keys, error: ValidationError) -> tuple[str, str]:
     # A misspelt key is also a missing one: name the misspelling.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     inner = tuple(str(part) for part in first["loc"])
     where = preset.where(section + inner)
     name = ".".join(section + inner)
-    fields = _fields(model, inner[:-1])
     if first["type"] == "extra_forbidden":
+        fields = [*_model_at(model, inner[:-1]).model_fields, *(["extends"] if not name.count(".") else [])]
         close = nearest(inner[-1], fields)
         return f"{where} unknown key '{name}'{close}", f"valid keys there: {', '.join(fields)}"
-    if first["type"] in ("missing", "too_long") and isinstance(inner[-1], int | str) and inner[-1] in ("0", "1"):
+    if first["type"] in ("missing", "too_long") and inner[-1] in ("0", "1"):
         return f"{where} '{'.'.join((section + inner)[:-1])}' needs two numbers", "for example [0.2, 1.0]"
     if first["type"] == "missing":
         return f"{where} '{name}' is missing", f"add it to the preset, or --set {name}=VALUE"
@@ -115,18 +177,41 @@ def _explain(
             f"write it with a point: {float(value):.1e}",
         )
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    got = "" if isinstance(value, dict) else f" (got {value!r})"
-    return f"{where} '{name}': {reason}{got}" if name else f"{where}: {reason}", "correct the value"
+    about = f" '{name}'" if name else ""
+    if not isinstance(value, dict):
+        return f"{where}{about}: {reason} (got {value!r})", "correct the value"
+    places, remedy = _places(preset, model, section, inner, reason)
+    return f"{where}{about}: {reason}{places}", remedy
 
 
-def _fields(model: type[Settings], path: tuple[str, ...]) -> list[str]:
+def _places(preset: Preset, model: type[Settings], section: Keys, inner: Keys, reason: str) -> tuple[str, str]:
+    """For what is wrong with a section as a whole: where the keys stand that it names, and their defaults.
+
+    A key may come from a file that the preset extends, where it was right. It cannot be left out, only set anew.
+    """
+    places, defaults = [], []
+    for word in re.findall(r"[a-z_]\w*(?:\.\w+)?", reason):
+        key = (*inner, *word.split("."))
+        found = _model_at(model, key[:-1]).model_fields.get(key[-1])
+        if found is None or isinstance(found.default, Settings | dict) or (*section, *key) not in preset.lines:
+            continue
+        name = ".".join((*section, *key))
+        places.append(f"{name}: {preset.lines[*section, *key].removesuffix(':')}")
+        if not found.is_required():
+            defaults.append(f"{name}: {json.dumps(found.default)}")
+    remedy = f", or set a default anew: {', '.join(defaults)}" if defaults else ""
+    return f" ({', '.join(places)})" if places else "", f"correct the value{remedy}"
+
+
+def _model_at(model: type[Settings], path: Keys) -> type[Settings]:
+    """The settings of a section inside ``model``."""
     for part in path:
         if part not in model.model_fields:
             break
         inner = model.model_fields[part].annotation
         if isinstance(inner, type) and issubclass(inner, Settings):
             model = inner
-    return list(model.model_fields)
+    return model
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -143,13 +228,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _apply_override(override: str, values: dict[str, Any], lines: dict[tuple[str, ...], str]) -> None:
+def _apply_override(override: str, values: dict[str, Any], lines: Lines) -> None:
     name, equals, text = override.partition("=")
     keys = tuple(name.strip().split("."))
     if not equals or not all(keys) or len(keys) < 2:
         raise UsageError(f"--set {override}: not of the form section.key=value", "for example --set run.epochs=5")
     where = f"--set {override}:"
-    value = _parse_value(text, where)
+    value = parse_value(text, where)
     place = values
     for depth, key in enumerate(keys[:-1], start=1):
         place = place.setdefault(key, {})
@@ -158,62 +243,3 @@ def _apply_override(override: str, values: dict[str, Any], lines: dict[tuple[str
             raise UsageError(f"--set {override}: '{key}' is not a section", "for example --set run.epochs=5")
     place[keys[-1]] = value
     lines[keys] = where
-
-
-def _parse_value(text: str, where: str) -> Any:
-    """One value in YAML, by the same rules as a preset's."""
-    import yaml
-
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
-        raise UsageError(f"{where} the value is not YAML", "put quotes around it") from None
-    return None if node is None else _value(node, (), where, {})
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    import yaml
-
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a UTF-8 text file", "name a preset or a YAML file") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path and permissions") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UsageError(f"{path}:{line} {error.problem}", "YAML is indented by spaces, never tabs") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {error}", "name a preset or a YAML file") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{path} holds no settings", "a preset is sections of 'key: value' lines")
-    lines: dict[tuple[str, ...], str] = {}
-    return _mapping(node, (), str(path), lines), lines
-
-
-def _mapping(
-    node: MappingNode, prefix: tuple[str, ...], source: str, lines: dict[tuple[str, ...], str]
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(key_node.value)
-        where = f"{source}:{key_node.start_mark.line + 1}"
-        if key in values:
-            raise UsageError(f"{where} '{'.'.join((*prefix, key))}' stands twice", "keep one of the two lines")
-        lines[(*prefix, key)] = where
-        values[key] = _value(value_node, (*prefix, key), source, lines)
-    return values
-
-
-def _value(node: Node, prefix: tuple[str, ...], source: str, lines: dict[tuple[str, ...], str]) -> Any:
-    import yaml
-
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(node, prefix, source, lines)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, prefix, source, lines) for item in node.value]
-    # SafeLoader builds plain scalars only: null, bool, int, float, str, dates.
-    value = yaml.SafeLoader("").construct_object(node)
-    if value is not None and not isinstance(value, bool | int | float | str):
-        raise UsageError(f"{source}:{node.start_mark.line + 1} {value!r} is not a setting", "quote it, or correct it")
-    return value
