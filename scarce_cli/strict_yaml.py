@@ -100,7 +100,7 @@ class _Builder:
         import yaml
 
         if id(node) in self._seen:  # a few aliases of aliases can stand for any amount of values
-            raise UsageError(f"{self._at(node)} an alias (*) is not a setting", "write the value out again")
+            raise UsageError(f"{self._at(node)} a value is used again by an alias (*)", "write it out in each place")
         self._seen.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)

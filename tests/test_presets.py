@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from pathlib import Path
 
@@ -134,21 +135,83 @@ def test_every_shipped_preset_is_valid_and_says_where_it_comes_from(path: Path) 
     validate(preset, RunConfig)
     validate(preset, settings_class(path.stem), ("method",))
     text = path.read_text(encoding="utf-8")
-    head = text[: text.index("\nrun:")]
-    assert all(line.startswith("# ") for line in head.splitlines())
+    assert max(map(len, text.splitlines())) <= 120
     assert f"# Command: scarce pretrain {path.stem} --preset {path.parent.name}\n" in text or path.parent.name == "demo"
-    if path.parent.name.startswith("l4"):
-        assert max(map(len, text.splitlines())) <= 120
-        assert "# Source: " in head
-        assert re.search(r"images/s.* hours.* dollars", head, re.I)
     if path.parent.name == "l4-published":
-        assert "# Published: " in head
-        assert "# Not repeated: " in head
+        assert "# Published: " in _head(path)
+        assert "# Not repeated: " in _head(path)
 
 
-def test_every_method_has_recipes_for_an_l4_official_and_published() -> None:
+def _head(path: Path) -> str:
+    """The comment that a preset opens with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert head
+    assert all(line.startswith("# ") for line in head)
+    return "\n".join(head) + "\n"
+
+
+CARDS = {"l4": ("NVIDIA L4", 22.0), "t4": ("NVIDIA T4", 15.0), "a100": ("NVIDIA A100", 40.0)}
+ON_A_CARD = [path for path in SHIPPED if path.parent.name.partition("-")[0] in CARDS]
+
+
+@pytest.mark.parametrize("path", ON_A_CARD, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_a_recipe_for_a_gpu_says_what_it_costs_or_that_nobody_has_measured_it(path: Path) -> None:
+    head, run = _head(path), validate(load_preset(path.parent.name, path.stem), RunConfig).run
+    card, memory = CARDS[path.parent.name.partition("-")[0]]
+    assert f"on one {card} (" in head.splitlines()[0]
+    assert "# Source: " in head
+    assert (run.device, run.gpu_memory) == ("cuda", memory)
+    assert f"# Price: {run.gpu_price:g} dollars an hour, " in head
+    assert head.count("check yours") == 1
+    line = re.findall(r"^#.*peak memory, images/s, hours, dollars.*$", head, re.I | re.M)
+    assert len(line) == 1
+    assert "not measured yet" in line[0] or f"MEASURED on {card}" in line[0]
+
+
+@pytest.mark.parametrize("path", ON_A_CARD, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_figures_on_paper_say_so_and_agree_with_each_other(path: Path) -> None:
+    run = validate(load_preset(path.parent.name, path.stem), RunConfig).run
+    (line,) = re.findall(r"^# On paper, not measured: (.*)$", _head(path), re.M)
+    memory = float(line.partition(" GiB")[0])
+    assert memory < run.gpu_memory
+    speed = re.search(r"at best (\d+) images/s .*, (\d+) h and (\d+) dollars for 112,120 films", line)
+    assert (speed is not None) == path.parent.name.startswith("l4")
+    if speed:
+        hours = 112_120 * run.epochs / float(speed[1]) / 3600
+        assert float(speed[2]) == pytest.approx(hours, abs=0.51)
+        assert float(speed[3]) == pytest.approx(hours * run.gpu_price, abs=0.51)
+
+
+def test_only_recipes_for_a_gpu_have_a_price() -> None:
+    for path in SHIPPED:
+        run = validate(load_preset(path.parent.name, path.stem), RunConfig).run
+        assert (run.gpu_price > 0) == (run.device == "cuda") == (path in ON_A_CARD)
+
+
+def test_every_method_has_recipes_for_three_cards_and_the_published_one() -> None:
     for method in TABLE:
-        assert {"l4", "l4-published"} <= set(preset_names(method))
+        assert {"l4", "t4", "a100", "l4-published"} <= set(preset_names(method))
+
+
+@pytest.mark.parametrize("method", TABLE)
+def test_a_card_changes_no_recipe_but_for_its_memory_and_its_numbers(method: str) -> None:
+    """Batch and rates together, or neither; precision, price and recomputed stages as the card has them."""
+    usual = validate(load_preset("l4", method), RunConfig).model_dump()
+    for card, precision in (("t4", "fp16"), ("a100", "bf16")):
+        other = validate(load_preset(card, method), RunConfig).model_dump()
+        assert other["run"]["precision"] == precision
+        share = other["run"]["batch_size"] / usual["run"]["batch_size"]
+        for section, key in (("optimizer", "lr"), ("optimizer", "lr_1d"), ("schedule", "final_lr")):
+            assert other[section].pop(key) == pytest.approx(share * usual[section][key])
+        for section, keys in (("run", ("batch_size", "precision", "gpu_memory", "gpu_price")),
+                              ("model", ("gradient_checkpointing",))):  # fmt: skip
+            for key in keys:
+                other[section][key] = usual[section][key]
+        rest = {**usual, "optimizer": {**usual["optimizer"]}, "schedule": {**usual["schedule"]}}
+        for section, key in (("optimizer", "lr"), ("optimizer", "lr_1d"), ("schedule", "final_lr")):
+            del rest[section][key]
+        assert other == rest
 
 
 # From the series' table of settings, its text and its public code.
@@ -208,6 +271,7 @@ def test_what_all_published_runs_have_in_common(method: str) -> None:
     assert (config.data.size, config.data.mean, config.data.std, config.run.precision) == (224, 0.518, 0.254, "fp16")
     augment = config.augment
     assert (augment.rotation_degrees, augment.brightness, augment.contrast) == (10, 0.8, 0.8)
+    assert augment.geometry == "published"
     assert (augment.jitter_probability, augment.blur_probability) == (0.8, 0.5)
     assert (augment.blur_kernel, augment.blur_sigma) == ((9, 23), (0.1, 2.0))
     assert (config.optimizer.clip_norm, config.optimizer.decay_all, config.optimizer.momentum) == (3.0, True, 0.9)
@@ -217,13 +281,13 @@ def test_what_all_published_runs_have_in_common(method: str) -> None:
 
 def test_the_official_rates_are_scaled_by_the_batch() -> None:
     """Rates for 256 films in the official codes; the end is a thousandth where they say so."""
-    for method, rate, end in (("moco", 0.03, 0.0), ("barlow", 0.2, 1e-3)):
-        config = validate(load_preset("l4", method), RunConfig)
+    for card, (method, rate, end) in itertools.product(CARDS, (("moco", 0.03, 0.0), ("barlow", 0.2, 1e-3))):
+        config = validate(load_preset(card, method), RunConfig)
         assert config.optimizer.lr == pytest.approx(rate * config.run.batch_size / 256)
         assert config.schedule.final_lr == pytest.approx(end * config.optimizer.lr)
         assert config.schedule.convention == method
-    barlow = validate(load_preset("l4", "barlow"), RunConfig)
-    assert barlow.optimizer.lr_1d == pytest.approx(0.0048 * barlow.run.batch_size / 256)
+        if method == "barlow":
+            assert config.optimizer.lr_1d == pytest.approx(0.0048 * config.run.batch_size / 256)
 
 
 def test_no_colour_jitter_and_no_noise_for_spark() -> None:
