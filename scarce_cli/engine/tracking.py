@@ -2,64 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import netrc
 import os
+import queue
+import re
+import secrets
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from scarce_cli.files import make_folder, write_json
+from scarce_cli.runs import RunFolder
+
 Mode = Literal["online", "offline", "off"]
-_TIMEOUT = 10.0  # seconds that starting, one call or finishing may take
+_TIMEOUT = 10.0  # seconds that a run waits for W&B, all in all
+_WAITING = 10_000  # sets of metrics that W&B may be behind
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Tracker:
-    """Sends metrics to W&B. Whatever goes wrong or hangs there becomes one warning, and the run goes on without."""
+    """Sends metrics to W&B. Whatever goes wrong or hangs there becomes one warning, and the run goes on without.
 
-    def __init__(self, mode: Mode, folder: Path, config: Mapping[str, Any], warn: Callable[[str], None]) -> None:
-        """Start, within ten seconds, unless ``mode`` is "off"."""
+    A run that goes on is the same run there: its id is kept in the run's folder. Steps that were sent before and are
+    taken again, because the run was rolled back, are not sent again.
+    """
+
+    def __init__(
+        self, mode: Mode, folder: Path, config: Mapping[str, Any], warn: Callable[[str], None], *, logged: int = 0
+    ) -> None:
+        """Start unless ``mode`` is "off". Starting and finishing may take ten seconds together; logging never waits.
+
+        Args:
+            folder: of the run.
+            logged: the last step that was logged before, also if the run was rolled back since
+                (`scarce_cli.runs.MetricsLog.logged`).
+        """
         self._warn = warn
+        self._worker: _Worker | None = None
         self._run: Any = None
+        self._sent = 0
         if mode != "off":
-            self._run = self._guard(lambda: self._start(mode, folder, config))
+            self._worker = _Worker(_TIMEOUT)
+            online = mode == "online" and self._may_log_in()
+            self._guard(lambda worker: worker.ask(lambda: self._start(online, folder, config, logged)))
 
-    def _start(self, mode: Mode, folder: Path, config: Mapping[str, Any]) -> Any:
+    def _may_log_in(self) -> bool:
+        if _has_credentials():
+            return True
+        self._warn("W&B: no API key found (WANDB_API_KEY or 'wandb login'); recording offline instead")
+        return False
+
+    def _start(self, online: bool, folder: Path, config: Mapping[str, Any], logged: int) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        if mode == "online" and not _has_credentials():
-            self._warn("W&B: no API key found (WANDB_API_KEY or 'wandb login'); recording offline instead")
-            mode = "offline"
-        return wandb.init(
+        name, self._sent = _identify(folder, logged)
+        self._run = wandb.init(
             project="scarce",
+            id=name,
+            resume="allow",
             name=folder.name,
             dir=str(folder),
-            mode="online" if mode == "online" else "offline",
+            mode="online" if online else "offline",
             config=dict(config),
             settings=wandb.Settings(init_timeout=_TIMEOUT, console="off", silent=True),
         )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """One set of metrics at ``step``."""
-        run = self._run
-        if run is not None:
-            self._guard(lambda: run.log(dict(values), step=step))
+        if step > self._sent:
+            sent = dict(values)
+            self._guard(lambda worker: worker.tell(lambda: self._run.log(sent, step=step)))
 
     def finish(self) -> None:
         """End of the run."""
-        run, self._run = self._run, None
-        if run is not None:
-            self._guard(run.finish)
+        self._guard(lambda worker: worker.ask(self._run.finish))
+        if self._worker is not None:
+            self._worker.leave()
+            self._worker = None
 
-    def _guard(self, action: Callable[[], Any]) -> Any:
+    def _guard(self, action: Callable[[_Worker], object]) -> None:
+        worker = self._worker
+        if worker is None:
+            return
         try:
-            return _within(_TIMEOUT, action)
+            action(worker)
         except Exception as error:  # a service that fails must not cost the run
-            self._run = None
+            self._worker = None
+            worker.leave()
             self._warn(f"W&B failed ({type(error).__name__}: {error}); metrics.jsonl goes on without it")
-            return None
+
+
+def _identify(folder: Path, logged: int) -> tuple[str, int]:
+    """The run's id at W&B, a new one if it has none, and the last step that may have been sent there."""
+    path = RunFolder(folder).wandb
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads(path.read_text("utf-8"))
+        if _ID.fullmatch(kept["id"]):
+            sent = max(int(kept["sent"]), logged)
+            write_json(path, {"id": kept["id"], "sent": sent})
+            return kept["id"], sent
+    name = secrets.token_hex(4)
+    make_folder(folder)
+    write_json(path, {"id": name, "sent": 0})
+    return name, 0
 
 
 def _has_credentials() -> bool:
@@ -73,20 +126,63 @@ def _has_credentials() -> bool:
         return False
 
 
-def _within(seconds: float, action: Callable[[], Any]) -> Any:
-    """The result of ``action``; TimeoutError when it takes longer (its thread is then left behind)."""
-    outcome: Future[Any] = Future()
+class _Worker:
+    """A thread that does one thing after the other, until one fails; whoever waits for it waits ``seconds`` in all."""
 
-    def work() -> None:
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._actions: queue.Queue[tuple[Callable[[], Any], Future[None]] | None] = queue.Queue(_WAITING)
+        self._over = threading.Event()
+        self._failure: BaseException | None = None
+        threading.Thread(target=self._work, daemon=True, name="wandb").start()
+
+    def ask(self, action: Callable[[], Any]) -> None:
+        """Do ``action`` after what was told before, and wait. Raises what failed, TimeoutError if time is over."""
+        done = self.tell(action)
+        start = time.monotonic()
         try:
-            outcome.set_result(action())
-        except BaseException as error:
-            outcome.set_exception(error)
+            done.result(self._left)
+        except TimeoutError:
+            if done.done():
+                raise
+            raise TimeoutError(f"no answer within {_TIMEOUT:g} s") from None
+        finally:
+            self._left = max(0.0, self._left - (time.monotonic() - start))
 
-    threading.Thread(target=work, daemon=True, name="wandb").start()
-    try:
-        return outcome.result(seconds)
-    except TimeoutError:
-        if outcome.done():
-            raise
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    def tell(self, action: Callable[[], Any]) -> Future[None]:
+        """Do ``action`` in its turn. Raises what failed earlier."""
+        if self._failure is not None:
+            raise self._failure
+        done: Future[None] = Future()
+        try:
+            self._actions.put_nowait((action, done))
+        except queue.Full:
+            raise TimeoutError(f"{_WAITING} values are waiting") from None
+        return done
+
+    def leave(self) -> None:
+        """Nothing more is to be done, whatever was told."""
+        self._over.set()
+        with contextlib.suppress(queue.Full):
+            self._actions.put_nowait(None)  # wakes it
+
+    def _work(self) -> None:
+        while (item := self._actions.get()) is not None and not self._over.is_set():
+            action, done = item
+            if self._failure is not None:
+                done.set_exception(self._failure)
+                continue
+            try:
+                action()
+            except BaseException as error:
+                self._failure = error
+                done.set_exception(error)
+                _tear_down()
+            else:
+                done.set_result(None)
+
+
+def _tear_down() -> None:
+    """What W&B would do at the end of the process, where it would print a traceback if its service has crashed."""
+    with contextlib.suppress(Exception):
+        sys.modules["wandb"].teardown()
