@@ -39,7 +39,7 @@ def show_plan(job: Job) -> None:
 
 
 def _title(job: Job) -> str:
-    from scarce_cli.engine.planning import device_name
+    from scarce_cli.engine.measure import device_name
 
     config = job.config
     return (

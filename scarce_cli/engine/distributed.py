@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -72,7 +73,9 @@ def wrap(method: Method) -> Callable[..., Any]:
     """
     if world_size() == 1:
         return method
-    return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():  # newer torch has another name for broadcast_buffers, older only this one
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def wait_for_all() -> None:

@@ -23,6 +23,11 @@ _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
+def device_name(device: torch.device) -> str:
+    """As a person calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+
+
 def reset_peak(device: torch.device) -> None:
     """Forget the peak until now (of a GPU; of this process where Linux can)."""
     if device.type == "cuda":
@@ -58,6 +63,7 @@ class Gauge:
     def __init__(self, job: Job, state: TrainState, batches: Batches) -> None:
         self._job, self._state, self._batches = job, state, batches
         self._heard, self._seconds = 0, 0.0
+        self.estimate: Estimate | None = None
 
     def hear(self, entry: Entry) -> Estimate | None:
         """The estimate after the last of the measured steps, or of the run; None on all others."""
@@ -67,10 +73,11 @@ class Gauge:
         self._seconds += entry.seconds
         last = entry.step == self._batches.total
         if self._heard == WARM_UP + TIMED or (last and self._heard < WARM_UP + TIMED):
-            return self._estimate(entry.step)
+            self.estimate = self._estimated(entry.step)
+            return self.estimate
         return None
 
-    def _estimate(self, step: int) -> Estimate:
+    def _estimated(self, step: int) -> Estimate:
         config, state = self._job.config, self._state
         steps = self._heard - WARM_UP if self._heard > WARM_UP else self._heard
         encoder = state.method.evaluation_encoder()

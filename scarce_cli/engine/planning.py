@@ -6,8 +6,6 @@ import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import torch
-
 from scarce_cli.config import RunConfig
 from scarce_cli.engine.device import memory_guard
 from scarce_cli.engine.estimate import Estimate
@@ -68,12 +66,14 @@ def _first_steps(job: Job) -> Estimate:
             views.prepare(step + 1)
             used = taken.used
             ledger.add(step + 1, lr=used.lr, weight_decay=used.weight_decay, names=taken.names, values=taken.values)
-            state.step = step + 1
+            for entry in ledger.ready():
+                state.seconds += entry.seconds
+                gauge.hear(entry)
         for entry in ledger.rest():
             state.seconds += entry.seconds
-            if (estimate := gauge.hear(entry)) is not None:
-                return estimate
-    raise AssertionError("the last step always gives an estimate")
+            gauge.hear(entry)
+    assert gauge.estimate is not None, "the last step always gives one"
+    return gauge.estimate
 
 
 def plan_run(job: Job, trying: Callable[[tuple[str, ...]], None]) -> RunPlan:
@@ -151,8 +151,3 @@ def _changed(job: Job, changes: tuple[str, ...]) -> Job:
         values[section][key] = {"true": True, "false": False}.get(text, int(text) if text.isdigit() else text)
     config = RunConfig.model_validate(values, strict=False)
     return replace(job, identity=replace(job.identity, config=config))
-
-
-def device_name(device: torch.device) -> str:
-    """As a person calls it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"

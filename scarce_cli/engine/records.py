@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from scarce_cli.engine.distributed import is_writer
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.job import Job, StepReport
+from scarce_cli.engine.seen import Seen
 from scarce_cli.engine.state import TrainState
 from scarce_cli.engine.tracking import Tracker
 from scarce_cli.engine.views import Batches
-from scarce_cli.runs import MetricsLog
-
-_SHARE = 0.05  # of the time that drawing may take
+from scarce_cli.runs import MetricsLog, record_skipped
 
 
 class Records:
@@ -31,6 +30,7 @@ class Records:
         if not self._writes:
             return
         self._log = MetricsLog(job.run.metrics, from_step=state.step)
+        self._seen = Seen(job, state, batches.total, warn)
         self._tracker = Tracker(job.wandb, job.run.path, job.config.model_dump(mode="json"), warn)
 
     def step(self, report: StepReport) -> None:
@@ -48,7 +48,7 @@ class Records:
                 total[0] += value
                 total[1] += 1
         if self._writes and (report.step % self._every == 0 or report.step == report.total_steps):
-            self._log.write("step", {"step": report.step, "epoch": report.epoch, **values})
+            self._write("step", {"step": report.step, "epoch": report.epoch, **values})
             self._tracker.log(values, report.step)
 
     def epoch(self, step: int, epoch: int, more: dict[str, float]) -> dict[str, float]:
@@ -56,25 +56,38 @@ class Records:
         values = {name: _mean(*sums) for name, sums in self._sums.items()} | more
         self._sums.clear()
         if self._writes:
-            self._log.write("epoch", {"step": step, "epoch": epoch, **values})
+            self._write("epoch", {"step": step, "epoch": epoch, **values})
             self._tracker.log({f"epoch/{name}": value for name, value in values.items()}, step)
+            self._seen.epoch(values)
         return values
 
     def skipped(self, step: int, what: str) -> Sequence[str]:
-        """A step that could not be taken, 1 the first; returns the names of its films."""
-        return [self._job.cache.names[row] for row in self._batches.whole(step - 1)]
+        """A step that could not be taken, 1 the first: its batch is recorded. Returns the names of its films."""
+        rows = self._batches.whole(step - 1)
+        films = [self._job.cache.names[row] for row in rows]
+        if self._writes:
+            record_skipped(self._job.run, step=step, what=what, films=films, rows=rows.tolist())
+        return films
 
     def measured(self, estimate: Estimate) -> None:
         """What the run needs and costs."""
+        if self._writes:
+            self._seen.measured(estimate)
 
     def ended(self, how: str) -> None:
-        """How the run ended, in words."""
+        """How the session ended, in words."""
+        if self._writes:
+            self._seen.ended(how)
 
     def close(self) -> None:
         """The end of the run, however it came."""
         if self._writes:
             self._log.close()
             self._tracker.finish()
+
+    def _write(self, kind: str, values: dict[str, float]) -> None:
+        self._log.write(kind, values)
+        self._seen.add({"kind": kind, **values})
 
 
 def _mean(total: float, count: float) -> float:

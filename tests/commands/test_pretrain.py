@@ -230,7 +230,7 @@ def test_a_data_set_without_cache_names_the_command(scarce: Callable, dataset: P
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test when anything heavy is begun."""
-    monkeypatch.setattr(sys.modules["scarce_cli.commands.pretrain"], "_build", pytest.fail)
+    monkeypatch.setattr(sys.modules["scarce_cli.commands.pretrain"], "_job", pytest.fail)
 
 
 @pytest.mark.usefixtures("no_torch")
@@ -276,7 +276,7 @@ def test_one_that_was_quicker_is_not_overwritten(
     from scarce_cli.runs import RunFolder
 
     place, name = (
-        (sys.modules["scarce_cli.commands.pretrain"], "_build") if when.startswith("while") else (RunFolder, "lock")
+        (sys.modules["scarce_cli.commands.pretrain"], "_job") if when.startswith("while") else (RunFolder, "lock")
     )
     original = getattr(place, name)
 

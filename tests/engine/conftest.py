@@ -32,8 +32,9 @@ from scarce_cli.runs import RunFolder, read_metrics
 
 @pytest.fixture(autouse=True)
 def _light_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No fsync (its order is tested with the files), and no run stays behind."""
+    """No fsync (its order is tested with the files), no curves (they have tests of their own), no run stays behind."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr("scarce_cli.engine.seen.draw_training", lambda *arguments, **more: None)
     yield
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
