@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,6 +12,7 @@ from typer.core import TyperGroup
 
 from scarce_cli import __version__
 from scarce_cli.commands import TABLE
+from scarce_cli.engine.signals import unwind_on_signals
 from scarce_cli.errors import ScarceError, Terminated
 
 
@@ -95,12 +94,8 @@ def _fail(message: str, remedy: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
 def main() -> NoReturn:
     """The program. SIGTERM unwinds like Ctrl-C, so that every command cleans up after both."""
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    unwind_on_signals()
     app(prog_name="scarce")
     raise SystemExit(0)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 import typer
 
-from scarce_cli import __version__, cli
+from scarce_cli import __version__
+from scarce_cli.engine.signals import unwind_on_signals
 from scarce_cli.errors import (
     DamagedData,
     Diverged,
@@ -72,9 +73,11 @@ def test_debug_shows_the_traceback(scarce: Callable, monkeypatch: pytest.MonkeyP
 def test_signals_end_any_command_with_their_code(
     number: int, code: int, scarce: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = signal.signal(signal.SIGTERM, cli._raise_terminated)
+    old = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    unwind_on_signals()
     monkeypatch.setattr(typer.core.TyperGroup, "invoke", lambda self, ctx: os.kill(os.getpid(), number))
     try:
         assert scarce("pretrain", "spark").code == code
     finally:
-        signal.signal(signal.SIGTERM, old)
+        signal.signal(signal.SIGINT, old[0])
+        signal.signal(signal.SIGTERM, old[1])
