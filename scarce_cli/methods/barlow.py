@@ -22,6 +22,7 @@ from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.methods.settings import BarlowSettings
 from scarce_cli.models.heads import batch_norm_projector
 from scarce_cli.models.precision import at_least_float32
+from scarce_cli.models.ranks import whole_batch
 from scarce_cli.models.resnet import Encoder
 
 _PUBLISHED_EPS = 1e-6  # outside the root
@@ -40,7 +41,8 @@ class Standardise(nn.BatchNorm1d):
     """Mean 0 and (biased) variance 1 for every dimension over the rows: var / (var + 1e-5), eps inside the root.
 
     BatchNorm without scale and shift, as official. One is shared by both views, so a step updates its running
-    statistics twice. They are kept but never used: the loss is one of batches, in evaluation mode as well.
+    statistics twice. They are kept but never used: the loss is one of batches, in evaluation mode as well. With
+    several ranks it is given the rows of all.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -110,8 +112,13 @@ class BarlowTwins(Method):
         return [ViewSpec(size, augment), ViewSpec(size, augment)]
 
     def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
-        """One view after the other, as official: every BatchNorm sees them as two batches."""
+        """One view after the other, as official: every BatchNorm sees them as two batches.
+
+        Every rank correlates the rows of all: of N rows there are fewer numbers than of D x D correlations, which
+        official code adds up instead.
+        """
         y1_ND, y2_ND = (self.encoder(view.image_BCHW) for view in views)
-        terms = barlow_loss(self.projector(y1_ND), self.projector(y2_ND), self.lambd, self.standardise)
+        z1_ND, z2_ND = (whole_batch(at_least_float32(self.projector(y_ND))) for y_ND in (y1_ND, y2_ND))
+        terms = barlow_loss(z1_ND, z2_ND, self.lambd, self.standardise)
         scalars = {"on_diagonal": terms.on_diagonal.detach(), "off_diagonal": terms.off_diagonal.detach()}
         return StepOutput(terms.loss, scalars, y1_ND.detach().float())

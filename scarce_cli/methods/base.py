@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from scarce_cli.config import AugmentSettings, Settings
 from scarce_cli.data.augment import View
+from scarce_cli.errors import UsageError
+from scarce_cli.models.ranks import world_size
 from scarce_cli.models.resnet import Encoder
 
 
@@ -88,10 +90,23 @@ class Method(nn.Module, ABC):
         """Loss and scalars for a batch of views, in the order of `view_specs`.
 
         ``generator`` is on the views' device and seeded by (seed, step): all randomness comes from it.
+
+        With several ranks (`scarce_cli.models.ranks`) the views are this rank's share of the batch and the generator
+        is seeded alike on all: draw for the whole batch and keep the own share. The mean over the ranks of loss,
+        scalars and gradients is what counts, and is formed by the engine.
         """
 
     def check_batch(self, films: int) -> None:
-        """UsageError when a batch of so many films cannot be used (default: any can). Asked before training."""
+        """UsageError when a batch of so many films, of all ranks together, cannot be used. Asked before training.
+
+        Default: every rank needs the same number of films, and no fewer than two, for the sake of its BatchNorms.
+        """
+        ranks = world_size()
+        if ranks > 1 and (films % ranks or films < 2 * ranks):
+            raise UsageError(
+                f"run.batch_size is {films}: {ranks} processes cannot have equally many films, and two or more each",
+                f"--set run.batch_size={max(2 * ranks, films - films % ranks)}, or another number of processes",
+            )
 
     def after_backward(self, progress: Progress) -> None:
         """Change gradients after clipping, before the optimizer's step (default: nothing).

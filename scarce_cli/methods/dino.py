@@ -26,6 +26,7 @@ from scarce_cli.methods.settings import DINOSettings
 from scarce_cli.models.dino_head import DINOHead
 from scarce_cli.models.ema import frozen_copy, moving_average
 from scarce_cli.models.precision import at_least_float32
+from scarce_cli.models.ranks import mean_over_ranks, whole_batch, world_size
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.schedule import cosine, ramp
 
@@ -55,12 +56,13 @@ def centred_targets(teacher_NK: Tensor, centre_K: Tensor, temperature: float) ->
 def sinkhorn_targets(teacher_NK: Tensor, temperature: float, iterations: int) -> Tensor:
     """Distributions whose mean over the rows is uniform (Sinkhorn-Knopp; SwAV, arXiv 2006.09882; DINOv2).
 
-    In the log domain, so that no temperature overflows. Every row sums to 1.
+    In the log domain, so that no temperature overflows. Every row sums to 1. Balanced are the rows of all ranks.
     """
     log_NK = teacher_NK / temperature
-    rows, outputs = log_NK.shape
+    rows, outputs = len(log_NK) * world_size(), log_NK.shape[1]
     for _ in range(iterations):
-        log_NK = log_NK - log_NK.logsumexp(dim=0, keepdim=True) - math.log(outputs)
+        log_1K = whole_batch(log_NK.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0, keepdim=True)
+        log_NK = log_NK - log_1K - math.log(outputs)
         log_NK = log_NK - log_NK.logsumexp(dim=1, keepdim=True) - math.log(rows)
     return (log_NK + math.log(rows)).exp()
 
@@ -101,10 +103,10 @@ def teacher_signals(targets_NK: Tensor) -> dict[str, Tensor]:
     ``teacher_entropy``: mean entropy of a film's distribution (ln K: uniform, 0: one output).
     ``mean_teacher_entropy``: entropy of the mean distribution (ln K: all outputs are used).
     ``teacher_information``: their difference, the mean divergence of a film's distribution from the mean one:
-    0 means that every film gets the same.
+    0 means that every film gets the same. Of the rows of all ranks; no gradient.
     """
-    each = torch.special.entr(targets_NK).sum(dim=-1).mean()
-    mean = torch.special.entr(targets_NK.mean(dim=0)).sum()
+    each = mean_over_ranks(torch.special.entr(targets_NK).sum(dim=-1).mean())
+    mean = torch.special.entr(mean_over_ranks(targets_NK.mean(dim=0))).sum()
     return {"teacher_entropy": each, "mean_teacher_entropy": mean, "teacher_information": mean - each}
 
 
@@ -171,7 +173,7 @@ class DINO(Method):
             if self.settings.koleo_weight:
                 spread = self._koleo(features_ND, len(images[0]))
                 loss, scalars["koleo"] = loss + self.settings.koleo_weight * spread, spread.detach()
-        self._new_centre = teacher_NK.mean(dim=0, keepdim=True)
+        self._new_centre = mean_over_ranks(teacher_NK.mean(dim=0, keepdim=True))
         return StepOutput(loss, scalars, features_ND[: len(images[0])].detach().float())
 
     def after_backward(self, progress: Progress) -> None:
@@ -231,4 +233,4 @@ class DINO(Method):
     def _koleo(self, features_ND: Tensor, films: int) -> Tensor:
         """Over the films of each global crop by itself: two crops of one film should be neighbours."""
         crops = at_least_float32(features_ND[: _GLOBAL_CROPS * films]).split(films)
-        return torch.stack([koleo(crop) for crop in crops]).mean()
+        return torch.stack([koleo(whole_batch(crop)) for crop in crops]).mean()

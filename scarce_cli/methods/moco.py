@@ -1,12 +1,13 @@
 """MoCo v2: tell a film's other view from many other films' (Chen et al., 2020, arXiv 2003.04297).
 
 A query encoder is trained; a key encoder follows it slowly and makes the keys. A query is to be nearest to the
-key of its own film, against a queue of keys of earlier batches. On one GPU both encoders normalise in groups
+key of its own film, against a queue of keys of earlier batches. Both encoders normalise in groups
 (`scarce_cli.models.split_batch_norm`), and the keys are shuffled, so that a query's group and its key's hold
-different films: otherwise the groups' statistics give the answer away.
+different films: otherwise the groups' statistics give the answer away. Official code takes a GPU's films for a group
+and several GPUs for granted; here groups and queue are the same however many GPUs share a batch.
 
-Shape suffixes: B films, C channels, H and W pixels, N rows (one for each film of the batch), D dimensions of the
-embedding, K keys in the queue.
+Shape suffixes: B films, C channels, H and W pixels, N rows (one for each film of this rank), M rows of the batch of
+all ranks, D dimensions of the embedding, K keys in the queue.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from scarce_cli.methods.settings import MoCoSettings
 from scarce_cli.models.ema import frozen_copy, moving_average
 from scarce_cli.models.heads import two_layer_projector
 from scarce_cli.models.precision import at_least_float32
+from scarce_cli.models.ranks import own_share, whole_batch, world_size
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.models.split_batch_norm import split_batch_norms
 
@@ -115,16 +117,17 @@ class MoCo(Method):
         self.key_projector = frozen_copy(self.projector)
         self.register_buffer("queue_DK", _first_queue(settings.dimension, settings.queue))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
-        self._new_keys_ND: Tensor | None = None  # of the step under way
+        self._new_keys_MD: Tensor | None = None  # of the step under way
 
     @classmethod
     def build(cls, encoder: Encoder, settings: Settings, size: int) -> MoCo:
         """Any size will do; whether the batch does is asked of `check_batch`.
 
         Raises:
-            UsageError: there is no memory for a queue so long.
+            UsageError: there is no memory for a queue so long, or the groups cannot be dealt out to the ranks.
         """
         assert isinstance(settings, MoCoSettings)
+        _check_splits(settings.bn_splits)
         return cls(encoder, settings, size)
 
     def view_specs(self, size: int, augment: AugmentSettings) -> Sequence[ViewSpec]:
@@ -134,11 +137,11 @@ class MoCo(Method):
     def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
         """Raises UsageError as `check_batch`."""
         query, key = views
-        self.check_batch(len(query.image_BCHW))
+        self.check_batch(len(query.image_BCHW) * world_size())
         features = self.encoder(query.image_BCHW)
-        q_ND, k_ND = self.projector(features), self._keys(key.image_BCHW, generator)
-        logits = infonce_logits(q_ND, k_ND, self.queue_DK, self.settings.temperature)
-        self._new_keys_ND = unit_rows(k_ND)
+        q_ND, keys_MD = self.projector(features), self._keys(key.image_BCHW, generator)
+        logits = infonce_logits(q_ND, own_share(keys_MD), self.queue_DK, self.settings.temperature)
+        self._new_keys_MD = unit_rows(keys_MD)
         loss = infonce(logits)
         scalars = {"infonce": loss.detach(), "infonce_accuracy": infonce_accuracy(logits)}
         if self.settings.variance_weight:
@@ -153,12 +156,13 @@ class MoCo(Method):
         momentum, buffers = self.settings.key_momentum, self.settings.copy_buffers
         moving_average(self.key_encoder, self.encoder, momentum, taken=taken, buffers=buffers)
         moving_average(self.key_projector, self.projector, momentum, taken=taken, buffers=buffers)
-        assert self._new_keys_ND is not None
-        enqueue(self.queue_DK, self.queue_pointer, self._new_keys_ND, taken)
-        self._new_keys_ND = None
+        assert self._new_keys_MD is not None
+        enqueue(self.queue_DK, self.queue_pointer, self._new_keys_MD, taken)
+        self._new_keys_MD = None
 
     def check_batch(self, films: int) -> None:
-        """Raises UsageError when a batch of ``films`` cannot be cut into ``bn_splits`` groups."""
+        """Raises UsageError when a batch of ``films`` cannot be dealt out to the ranks, or cut into ``bn_splits``."""
+        super().check_batch(films)
         splits = self.settings.bn_splits
         least = 1 if self.size > _STRIDE else 2  # a variance needs two values, and the last stage is 1 x 1 at 32 px
         if films % splits or films < least * splits:
@@ -171,18 +175,32 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, D), not normalised, in the order of the films."""
+        """(M, D) of the whole batch, not normalised, in the order of its films."""
         if not self.settings.shuffle_keys:
-            return self.key_projector(self.key_encoder(images_BCHW))
-        order = torch.randperm(len(images_BCHW), generator=generator, device=generator.device)
-        return self.key_projector(self.key_encoder(images_BCHW[order]))[order.argsort()]
+            return whole_batch(at_least_float32(self.key_projector(self.key_encoder(images_BCHW))))
+        films = len(images_BCHW) * world_size()
+        order = torch.randperm(films, generator=generator, device=generator.device)
+        shuffled = whole_batch(images_BCHW)[own_share(order)]
+        return whole_batch(at_least_float32(self.key_projector(self.key_encoder(shuffled))))[order.argsort()]
 
     def _variance(self, q_ND: Tensor) -> Tensor:
         """The hinge on the directions' standard deviation, in units of 1 / sqrt(D), about the most all can have.
 
+        Over the whole batch.
+
         ``raw`` is the published one, on the queries themselves: any spread of directions passes it, if the
         queries are only long enough.
         """
+        q_MD = whole_batch(at_least_float32(q_ND))
         if self.settings.variance_on == "raw":
-            return variance_hinge(q_ND)
-        return variance_hinge(unit_rows(q_ND) * self.settings.dimension**0.5)
+            return variance_hinge(q_MD)
+        return variance_hinge(unit_rows(q_MD) * self.settings.dimension**0.5)
+
+
+def _check_splits(splits: int) -> None:
+    ranks = world_size()
+    if splits > 1 and splits % ranks:
+        raise UsageError(
+            f"method.bn_splits is {splits}: so many groups cannot be dealt out evenly to {ranks} processes",
+            f"--set method.bn_splits={ranks * max(1, round(splits / ranks))}, or another number of processes",
+        )

@@ -23,6 +23,7 @@ from scarce_cli.errors import UsageError
 from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.methods.settings import SparKSettings
 from scarce_cli.models.light_decoder import WIDTH_STEP, Densify, LightDecoder
+from scarce_cli.models.ranks import own_share, world_size
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.models.sparse import STRIDE, VisiblePatches, draw_branches, packed_stages
 from scarce_cli.models.unet import UNetDecoder
@@ -118,9 +119,13 @@ class SparK(Method):
         return [ViewSpec(size, augment)]
 
     def forward(self, views: Sequence[View], progress: Progress, generator: torch.Generator) -> StepOutput:
-        """The target is the view without noise, unless ``noisy_target``: noise cannot be predicted."""
+        """The target is the view without noise, unless ``noisy_target``: noise cannot be predicted.
+
+        As many patches are hidden in every film, so that the mean of the ranks' losses is that of all films.
+        """
         (view,) = views
-        visible = draw_visible(len(view.image_BCHW), self.side, self.settings.mask_ratio, generator)
+        films = len(view.image_BCHW) * world_size()
+        visible = own_share(draw_visible(films, self.side, self.settings.mask_ratio, generator))
         features, prediction = self._paint(view.image_BCHW, visible, generator)
         target = view.image_BCHW if self.settings.noisy_target else view.clean_BCHW
         loss = reconstruction_loss(prediction, target, visible, self.settings.patch)

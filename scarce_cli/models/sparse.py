@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from scarce_cli.models.ranks import own_share, world_size
 from scarce_cli.models.resnet import Encoder
 
 STRIDE = 32  # of the network: the least side of a patch, px
@@ -138,11 +139,12 @@ def draw_branches(encoder: Encoder, visible: VisiblePatches, drop_path: float, g
 
     Stochastic depth (Huang et al., 2016, arXiv 1603.09382): the probability p of dropping a branch rises linearly
     from 0 at the first block to ``drop_path`` at the last. 0 for a whole film with probability p, else 1 / (1 - p).
+    Drawn for the films of all ranks, of which these are one rank's.
     """
     blocks = sum(len(stage) for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4))
     device = visible.places_N.device
     rates = torch.linspace(0, drop_path, blocks, device=device).unsqueeze(1)
-    noise = torch.rand(blocks, visible.films, generator=generator, device=device)
+    noise = own_share(torch.rand(blocks, visible.films * world_size(), generator=generator, device=device).T).T
     films_N = visible.places_N // visible.side**2
     return ((noise >= rates) / (1 - rates))[:, films_N]
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scarce_cli.models.ranks import world_size
+
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
     """Film n of a batch belongs to group n mod S and is normalised with that group's mean and biased variance.
@@ -81,14 +83,28 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
 
 def split_batch_norms(module: nn.Module, splits: int) -> None:
-    """Put every plain BatchNorm2d inside ``module`` into groups, in place. 1: nothing is changed."""
+    """Put every plain BatchNorm2d inside ``module`` into groups, in place. 1: nothing is changed.
+
+    ``splits`` are the groups of the whole batch. Row i of a rank is film n = i * world + rank, and
+    n mod splits = (i mod (splits / world)) * world + rank: cut into splits / world groups, a rank has whole groups of
+    the whole batch and nothing else, so that no rank needs another. Each averages the running statistics of its own.
+
+    Raises:
+        ValueError: the groups cannot be dealt out evenly to the ranks.
+    """
     if splits == 1:
         return
+    if splits % world_size():
+        raise ValueError(f"{splits} groups cannot be dealt out evenly to {world_size()} ranks")
+    _split(module, splits // world_size())
+
+
+def _split(module: nn.Module, splits: int) -> None:
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             setattr(module, name, SplitBatchNorm2d.like(child, splits))
         else:
-            split_batch_norms(child, splits)
+            _split(child, splits)
 
 
 def _groups_to_channels(x_NCHW: Tensor, splits: int) -> Tensor:

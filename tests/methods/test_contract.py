@@ -230,7 +230,7 @@ def test_whether_a_step_is_taken_is_never_read_on_the_host(start: Start) -> None
     views, progress = training.views(1), Progress(1, 100, 10)
     training.method(views, progress, torch.Generator().manual_seed(1))
     meta = training.method.to("meta")
-    for kept in ("_new_keys_ND", "_new_centre"):
+    for kept in ("_new_keys_MD", "_new_centre"):
         if hasattr(meta, kept):
             setattr(meta, kept, getattr(meta, kept).to("meta"))
     meta.after_step(progress, torch.zeros((), dtype=torch.bool, device="meta"))
