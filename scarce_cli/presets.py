@@ -67,7 +67,7 @@ def find_preset(name: str, method: str, where: str = "") -> Path:
         raise UsageError(f"{where}no preset file {name}", f"shipped presets: {', '.join(names)}")
     if name not in names:
         remedy = f"presets: {', '.join(names)}; or the path of a file that ends in .yaml"
-        raise UsageError(f"{where}no preset '{name}' for {method}{nearest(name, names)}", remedy)
+        raise UsageError(f"{where}no preset {name!r} for {method}{nearest(name, names)}", remedy)
     return preset_folder() / name / f"{method}.yaml"
 
 
@@ -108,7 +108,7 @@ def _read_chain(path: Path, method: str) -> tuple[dict[str, Any], Lines]:
 
 def _parent(path: Path, value: Any, where: str, method: str) -> Path:
     """The file that the preset ``path`` extends by ``value``. UsageError when it may not, or names nothing."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or any(sign < " " for sign in value):
         raise UsageError(f"{where}a name or a path (got {str(value)[:40]!r})", "for example extends: l4")
     if not value.endswith(_SUFFIXES):
         return find_preset(value, method, where)

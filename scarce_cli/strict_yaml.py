@@ -79,7 +79,7 @@ def _read(path: Path, where: str) -> str:
     except OSError as error:
         remedy = "check the path (from the folder of the file that names it)" if where else "check the path"
         raise UsageError(f"{where}cannot read {path}: {error.strerror}", f"{remedy} and permissions") from None
-    except ValueError:  # a null character
+    except ValueError:  # signs that no path can hold
         raise UsageError(f"{where}{str(path)!r} is no path", "check the path") from None
 
 

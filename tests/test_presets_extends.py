@@ -163,7 +163,8 @@ def test_a_chain_has_eight_files_at_most_beyond_the_first() -> None:
         ("dangling.yaml", "cannot read dangling.yaml: No such file"),
         ("huge.yaml", "huge.yaml is larger than 1 MiB"),
         (f"{'x' * 300}.yaml", "File name too long"),
-        ('"nul\\0.yaml"', "is no path"),
+        ('"nul\\0.yaml"', "a name or a path (got 'nul\\x00.yaml')"),
+        ('"two\\nlines.yaml"', "a name or a path (got 'two\\nlines.yaml')"),
         ('"\\ud800.yaml"', "is no path"),
     ],
 )
