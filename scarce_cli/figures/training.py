@@ -66,7 +66,7 @@ def _panels(history: History) -> list[Panel]:
 
 
 def _belongs_to_steps(history: History, name: str) -> bool:
-    """What is logged of steps is logged of epochs as a mean; the rest is measured at the end of an epoch."""
+    """What is logged of steps is logged of epochs as a mean; the rest is measured once, at the end of an epoch."""
     return name in history.step_names()
 
 
@@ -163,7 +163,7 @@ def _trace(axis: Axes, history: History, name: str, colour: str, label: str) -> 
     alpha = 0.3 if np.isfinite(means).any() else 0.9
     marker = "." if len(places) <= _FEW else ""
     axis.plot(places, values, color=colour, alpha=alpha, linewidth=0.8, marker=marker, markersize=4)
-    middle = 0.5 if len(places) else 0.0  # what is measured at the end of an epoch only belongs to its end
+    middle = 0.5 if _belongs_to_steps(history, name) else 0.0
     _line(axis, ends - middle, means, colour, label)
 
 
