@@ -291,6 +291,19 @@ def test_every_built_method_has_the_class_that_the_table_names() -> None:
         assert issubclass(kind.settings_type, Settings)
 
 
+@pytest.mark.parametrize(("films", "ranks", "named"), [(9, 2, 8), (2, 2, 4), (30, 8, 24), (6, 4, 8)])
+def test_a_batch_that_ranks_cannot_share_is_refused(
+    films: int, ranks: int, named: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Fake(build_encoder("resnet18", seed=0), 1.0)
+    method.check_batch(films)
+    monkeypatch.setattr("scarce_cli.methods.base.world_size", lambda: ranks)
+    with pytest.raises(UsageError, match=f"run.batch_size is {films}: {ranks} processes cannot have") as raised:
+        method.check_batch(films)
+    assert raised.value.remedy.startswith(f"--set run.batch_size={named}, or ")
+    method.check_batch(named)
+
+
 def test_progress_counts_from_nought_to_one() -> None:
     assert (Progress(0, 100, 10).fraction, Progress(0, 100, 10).epoch) == (0, 0)
     assert (Progress(99, 100, 10).fraction, Progress(99, 100, 10).epoch) == (0.99, 9)

@@ -246,6 +246,41 @@ def test_a_batch_that_cannot_be_cut_into_groups_is_refused(films: int, splits: i
     assert f"--set run.batch_size={nearest}, " in raised.value.remedy
 
 
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Call it to be one of so many."""
+
+    def join(number: int) -> None:
+        for module in ("methods.moco", "methods.base", "models.split_batch_norm"):
+            monkeypatch.setattr(f"scarce_cli.{module}.world_size", lambda: number)
+
+    return join
+
+
+@pytest.mark.parametrize(("splits", "world", "named"), [(3, 2, 4), (2, 8, 8), (12, 8, 16)])
+def test_groups_that_cannot_be_dealt_out_are_refused(
+    splits: int, world: int, named: int, ranks: Callable[[int], None]
+) -> None:
+    ranks(world)
+    with pytest.raises(UsageError, match=rf"method.bn_splits is {splits}: .* evenly to {world} processes") as raised:
+        method_of(bn_splits=splits)
+    assert raised.value.remedy.startswith(f"--set method.bn_splits={named}, or ")
+
+
+@pytest.mark.parametrize(("splits", "world", "own"), [(8, 2, 4), (4, 4, 1), (8, 1, 8)])
+def test_each_rank_has_its_part_of_the_groups(splits: int, world: int, own: int, ranks: Callable[[int], None]) -> None:
+    ranks(world)
+    norms = [m for m in method_of(bn_splits=splits).encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(isinstance(norm, SplitBatchNorm2d) and norm.splits == own for norm in norms)
+
+
+def test_one_group_of_several_ranks_is_left_to_the_setting_for_all_methods(ranks: Callable[[int], None]) -> None:
+    ranks(2)
+    method = method_of(bn_splits=1)
+    assert type(method.encoder.bn1) is torch.nn.BatchNorm2d
+    method.check_batch(4)
+
+
 @pytest.mark.parametrize(("films", "splits", "size"), [(4, 4, 64), (2, 1, 32), (8, 4, 32)])
 def test_the_smallest_groups(films: int, splits: int, size: int) -> None:
     method = method_of(bn_splits=splits)
