@@ -1,0 +1,109 @@
+"""One step: nothing waits for the device, and what is not finite moves nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scarce_cli.engine.start import build_state
+from scarce_cli.engine.step import LOSS, OWN, TAKEN, Stepper
+from scarce_cli.engine.views import Batches, ViewMaker
+
+# What brings a number, or a shape that depends on numbers, from the device to Python.
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "bincount"}
+
+
+class Watch(TorchDispatchMode):
+    """Collects the operations that would wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0].rstrip("_")
+        if name in {w.strip("_") for w in WAITING} or name.lstrip("_") in {w.strip("_") for w in WAITING}:
+            self.waited.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _stepper(job: Any) -> tuple[Stepper, ViewMaker, Any]:
+    state, batches = build_state(job), Batches(job)
+    stepper = Stepper(job, state, total_steps=batches.total, steps_per_epoch=batches.per_epoch)
+    views = ViewMaker(job, state.method.view_specs(job.config.data.size, job.config.augment), batches)
+    return stepper, views, state
+
+
+def test_the_watch_sees_a_number_that_is_asked_for() -> None:
+    with Watch() as watch:
+        float(torch.ones(1) + 1)
+        torch.ones(3).nonzero()
+    assert watch.waited == ["_local_scalar_dense", "nonzero"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "lamb"])
+def test_no_optimizer_waits_for_the_device(optimizer: str, make_job: Callable) -> None:
+    _check_waits_for_nothing(make_job(f"optimizer.name={optimizer}", "optimizer.clip_norm=1.0"))
+
+
+@pytest.mark.parametrize("method", ["spark", "moco", "barlow", "dino"])
+def test_no_method_waits_for_the_device(method: str, make_job: Callable) -> None:
+    _check_waits_for_nothing(make_job("optimizer.clip_each=3.0", method=method))
+
+
+def _check_waits_for_nothing(job: Any) -> None:
+    """The second step as well: the first one makes the moments."""
+    stepper, views, _ = _stepper(job)
+    for step in range(2):
+        with Watch() as watch:
+            taken = stepper.take(step, views.take(step))
+        assert watch.waited == []
+        said = dict(zip(taken.names, taken.values.tolist(), strict=True))
+        assert said[TAKEN] == 1
+        assert math.isfinite(said[LOSS])
+        assert set(OWN) <= set(said)
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [("toy", "lars"), ("toy", "lamb"), ("spark", "adamw"), ("moco", "sgd"), ("barlow", "lars"), ("dino", "adamw")],
+)
+def test_a_bad_step_moves_nothing_and_the_next_is_as_if_it_had_not_been(
+    method: str, optimizer: str, make_job: Callable, same: Any
+) -> None:
+    """Weights, moments, teacher, queue, centre and running statistics, to the bit."""
+    states = []
+    for spoilt in (False, True):
+        stepper, views, state = _stepper(make_job(f"optimizer.name={optimizer}", method=method))
+        for step in (0, 1):
+            if spoilt and step == 1:
+                for view in (bad := views.take(1)):
+                    view.image_BCHW[0, 0, 5, 5] = math.nan
+                before = _copy(state)
+                taken = stepper.take(1, bad)
+                assert dict(zip(taken.names, taken.values.tolist(), strict=True))[TAKEN] == 0
+                assert same(before, _copy(state))
+            stepper.take(step, views.take(step))
+        states.append(_copy(state))
+    assert same(*states)
+
+
+def _copy(state: Any) -> Any:
+    parts = (state.method.state_dict(), state.optimizer.state_dict()["state"])
+    return torch.utils._pytree.tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, parts)
+
+
+def test_compiled_steps_have_clean_names_and_the_same_loss(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler that does nothing: what is compiled, and that a checkpoint does not show it."""
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    plain, fused = (_stepper(make_job(f"run.compile={on}", method="barlow")) for on in ("false", "true"))
+    assert compiled == ["Encoder", "Sequential", "Standardise"]
+    assert plain[2].method.state_dict().keys() == fused[2].method.state_dict().keys()
+    losses = [stepper.take(0, views.take(0)).values[0] for stepper, views, _ in (plain, fused)]
+    assert torch.equal(*losses)
