@@ -78,7 +78,7 @@ def describe(facts: RunFacts) -> str:
         *_part("What it is", _settings(facts)),
         *_part("What it cost", _costs(facts)),
         *_part("Where it stands", _results(facts)),
-        "![curves](curves.png)",
+        *(["![curves](curves.png)"] if facts.last_epoch else []),
         *_commands(facts),
         *_part("Files", [f"{_code(name)}: {what}" for name, what in _FILES]),
     ]
@@ -103,7 +103,7 @@ def _settings(facts: RunFacts) -> list[str]:
 
 
 def _costs(facts: RunFacts) -> list[str]:
-    items = [f"time: {_spent(facts.seconds, facts)} of training so far, all sessions together"]
+    items = [f"so far: {_spent(facts.seconds, facts)} of training, all sessions together"]
     left = facts.total_steps - facts.step
     if left and facts.step:
         items.append(f"to come: about {_spent(facts.seconds / facts.step * left, facts)}")
@@ -117,8 +117,8 @@ def _costs(facts: RunFacts) -> list[str]:
 
 
 def _spent(seconds: float, facts: RunFacts) -> str:
-    dollars = f", ${seconds / 3600 * facts.dollars_per_hour:,.2f}" if facts.dollars_per_hour else ""
-    return _duration(seconds) + dollars
+    dollars = f"${seconds / 3600 * facts.dollars_per_hour:,.2f}, " if facts.dollars_per_hour else ""
+    return dollars + _duration(seconds)
 
 
 def _duration(seconds: float) -> str:
@@ -129,7 +129,8 @@ def _duration(seconds: float) -> str:
 
 
 def _results(facts: RunFacts) -> list[str]:
-    items = [f"{_text(name)}: {_number(value)}" for name, value in facts.last_epoch.items()]
+    means = ", ".join(f"{_text(name)} {_number(value)}" for name, value in facts.last_epoch.items())
+    items = [f"last epoch: {means}"] if means else []
     if facts.bad_steps:
         skipped = _count(facts.bad_steps, "step")
         items.append(f"left out: {skipped} whose loss or gradient was not finite (`skipped.jsonl`)")
@@ -161,22 +162,17 @@ def _text(text: str) -> str:
     return _MARKUP.sub(r"\\\1", _one_line(text))
 
 
-def _longest_run(text: str) -> int:
-    return max((len(run) for run in re.findall("`+", text)), default=0)
-
-
 def _code(name: str | Path) -> str:
     """A name as code, between more backticks than it has in a row."""
     text = _one_line(str(name)) or "(empty)"
-    fence = "`" * (_longest_run(text) + 1)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " if text[0] in "` " or text[-1] in "` " else ""
     return f"{fence}{space}{text}{space}{fence}"
 
 
 def _block(commands: Iterable[Sequence[str]]) -> str:
-    lines = [" ".join(_word(word) for word in command) for command in commands]
-    fence = "`" * max(3, 1 + max(map(_longest_run, lines), default=0))
-    return "\n".join((fence, *lines, fence))
+    """Commands as code. No line can end the block: words with backticks are quoted, also the first of a line."""
+    return "\n".join(("```", *(" ".join(map(_word, command)) for command in commands), "```"))
 
 
 def _word(word: str) -> str:
