@@ -10,7 +10,7 @@ import copy
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock
 
 from scarce_cli.config import AugmentSettings
 from scarce_cli.data.augment import View
+from scarce_cli.engine.distributed import wrap
+from scarce_cli.engine.statistics import Statistics
 from scarce_cli.methods import method_class, settings_class
 from scarce_cli.methods.base import Method, Progress
 from scarce_cli.models import resnet
@@ -97,21 +97,18 @@ def views(method: Method, case: Case, step: int) -> list[View]:
 def train(case: Case) -> Record:
     """What the steps and the state at the end are, of all ranks together."""
     method = build(case)
-    forward: Callable[..., Any] = method
-    if world_size() > 1:
-        forward = DistributedDataParallel(method, gradient_as_bucket_view=True)
-        forward.broadcast_buffers = False  # type: ignore[assignment]
+    statistics, forward = Statistics(method), wrap(method)
     optimizer = torch.optim.SGD([p for _, p in method.trained_parameters()], lr=0.05, momentum=0.9)
     record: Record = {"loss": {}, "scalar": {}, "gradient": {}, "parameter": {}, "buffer": {}}
     for step in range(STEPS):
-        progress = Progress(step, 10, 5)
+        progress, before = Progress(step, 10, 5), statistics.copy()
         output = forward(views(method, case, step), progress, torch.Generator().manual_seed(100 + step))
         optimizer.zero_grad(set_to_none=True)
         output.loss.backward()
         method.after_backward(progress)
         optimizer.step()
         method.after_step(progress, torch.tensor(True))
-        settle(method)
+        statistics.settle(before, torch.tensor(True))
         record["loss"][str(step)] = mean_over_ranks(output.loss.detach())
         record["scalar"] |= {f"{name} {step}": mean_over_ranks(value) for name, value in output.scalars.items()}
     for name, parameter in method.trained_parameters():
@@ -120,16 +117,6 @@ def train(case: Case) -> Record:
     record["parameter"] = {name: parameter.detach() for name, parameter in method.named_parameters()}
     record["buffer"] = dict(method.named_buffers())
     return record
-
-
-@torch.no_grad()
-def settle(method: nn.Module) -> None:
-    """As the engine does after a step: running statistics become the mean of the ranks'."""
-    for norm in method.modules():
-        if isinstance(norm, _BatchNorm):
-            for buffer in (norm.running_mean, norm.running_var):
-                assert buffer is not None
-                buffer.copy_(mean_over_ranks(buffer))
 
 
 def distances(found: Record, wanted: Record) -> dict[str, float]:
