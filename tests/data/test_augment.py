@@ -1,179 +1,71 @@
-"""Views: the published table line by line, torchvision as oracle, a seed that fixes everything."""
+"""Views of a batch: their order of steps, what they may depend on, and what they may not ask of a GPU."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import ColorJitter, RandomResizedCrop
-from torchvision.transforms import functional as TF
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scarce_cli.config import AugmentSettings
 from scarce_cli.data import augment
-from scarce_cli.data.augment import ViewParameters, draw_parameters, make_view, warp
+from scarce_cli.data.augment import View, draw_parameters, make_view
+from tests.data.view_helpers import CPU, PUBLISHED, draw, random_films, smooth_films, still
 
-PUBLISHED = AugmentSettings(rotation_degrees=10.0)
-FILMS = np.arange(2000)
-
-
-def draw(settings: AugmentSettings = PUBLISHED, films: np.ndarray = FILMS, **changes: int) -> ViewParameters:
-    key = {"seed": 1, "epoch": 2, "view": 0, **changes}
-    return draw_parameters(settings, 256, films=films, **key)
+BOTH = [PUBLISHED, PUBLISHED.model_copy(update={"geometry": "published"})]
+both = pytest.mark.parametrize("settings", BOTH, ids=["warp", "published"])
 
 
-def still(count: int, stored: int, **changes: np.ndarray) -> ViewParameters:
-    """Parameters of the whole film, unchanged, but for ``changes``."""
-    zero, one, no = np.zeros(count), np.ones(count), np.zeros(count, bool)
-    values = {
-        "top": zero, "left": zero, "height": one * stored, "width": one * stored, "flip": no, "angle": zero,
-        "jitter": no, "contrast_first": no, "brightness": one, "contrast": one, "blur": no,
-        "kernel": np.full(count, 9), "sigma": one, "noise_seed": np.arange(count, dtype=np.uint64),
-    }  # fmt: skip
-    return ViewParameters(**{**values, **changes})
-
-
-def smooth_films(count: int, side: int) -> torch.Tensor:
-    y, x = np.mgrid[:side, :side] / side
-    films = [127 + 120 * np.sin(4 * x + n) * np.cos(3 * y + 0.5 * n) for n in range(count)]
-    return torch.from_numpy(np.stack(films).round().astype(np.uint8))
-
-
-def test_the_published_table_holds_line_by_line() -> None:
-    """Part 2: crop 0.08-1, brightness and contrast 0.8, blur kernel 9 to 23 px, noise 0.1, flip."""
-    assert (PUBLISHED.crop_scale, PUBLISHED.brightness, PUBLISHED.contrast) == ((0.08, 1.0), 0.8, 0.8)
-    assert (PUBLISHED.blur_kernel, PUBLISHED.blur_sigma, PUBLISHED.noise_std) == ((9, 23), (0.1, 2.0), 0.1)
-    p = draw()
-    area = p.height * p.width / 256**2
-    assert area.min() >= 0.075
-    assert area.max() <= 1
-    assert set(p.kernel) == set(range(9, 24, 2))
-    assert p.sigma.min() >= 0.1
-    assert p.sigma.max() <= 2.0
-    for factor in (p.brightness, p.contrast):
-        assert factor.min() >= 0.2 - 1e-9
-        assert factor.max() <= 1.8
-        assert factor.std() == pytest.approx(1.6 / 12**0.5, rel=0.05)
-    for share, wanted in ((p.flip, 0.5), (p.jitter, 0.8), (p.blur, 0.5), (p.contrast_first, 0.5)):
-        assert share.mean() == pytest.approx(wanted, abs=0.04)
-    assert np.abs(p.angle).max() <= 10
-    assert p.angle.std() == pytest.approx(20 / 12**0.5, rel=0.05)
+def views(films: Tensor, settings: AugmentSettings, rows: np.ndarray | None = None, size: int = 64) -> View:
+    rows = np.arange(len(films)) if rows is None else rows
+    p = draw_parameters(settings, films.shape[-1], seed=0, epoch=0, films=rows, view=0)
+    return make_view(films[rows], settings, p, size=size, mean=0.518, std=0.254)
 
 
 def test_the_steps_come_in_the_order_of_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    for name in ("warp", "jitter", "blur", "noise"):
+    for name in ("warp", "jitter", "blur_", "add_noise"):
         function = getattr(augment, name)
         monkeypatch.setattr(augment, name, lambda *a, _f=function, _n=name: (seen.append(_n), _f(*a))[1])
-    make_view(smooth_films(4, 256), PUBLISHED, draw(films=np.arange(4)), size=64, mean=0.5, std=0.25)
-    assert seen == ["warp", "jitter", "blur", "noise"]
+    views(smooth_films(4, 256), PUBLISHED)
+    assert seen == ["warp", "jitter", "blur_", "add_noise"]
 
 
-def test_crops_have_torchvisions_distribution() -> None:
-    torch.manual_seed(0)
-    film = torch.zeros(1, 256, 256)
-    drawn = np.array([RandomResizedCrop.get_params(film, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
-    p = draw(films=np.arange(4000))
-    ours = np.stack([p.top, p.left, p.height, p.width], axis=1)
-    np.testing.assert_allclose(ours.mean(0), drawn.mean(0), atol=5)
-    np.testing.assert_allclose(ours.std(0), drawn.std(0), rtol=0.06)
-    assert (ours == ours.round()).all()
-    assert (p.top + p.height <= 256).all()
-    assert (p.left + p.width <= 256).all()
-
-
-def test_a_view_depends_on_seed_epoch_film_and_view_alone() -> None:
-    whole, part = draw(), draw(films=FILMS[700:701])
-    assert part.angle[0] == whole.angle[700]
-    for change in ({"seed": 2}, {"epoch": 3}, {"view": 1}):
-        other = draw(**change)
-        assert np.corrcoef(other.angle, whole.angle)[0, 1] == pytest.approx(0, abs=0.08)
-
-
-def test_views_are_the_same_bits_in_any_batch_and_with_any_number_of_threads() -> None:
-    films, size = smooth_films(8, 128), 64
-
-    def views(rows: np.ndarray) -> torch.Tensor:
-        p = draw_parameters(PUBLISHED, 128, seed=0, epoch=0, films=rows, view=0)
-        return make_view(films[rows], PUBLISHED, p, size=size, mean=0.5, std=0.25).image_BCHW
-
+@both
+def test_views_are_the_same_bits_in_any_batch_and_with_any_number_of_threads(settings: AugmentSettings) -> None:
+    films = random_films(40, 96)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = views(np.arange(8))
+        whole = views(films, settings, size=80)
+        for rows in (np.array([5, 2]), np.array([7]), np.arange(39, 2, -1)):
+            assert torch.equal(views(films, settings, rows, size=80).image_BCHW, whole.image_BCHW[rows])
         torch.set_num_threads(2)
-        assert torch.equal(views(np.arange(8)), alone)
+        again = views(films, settings, size=80)
+        assert torch.equal(again.image_BCHW, whole.image_BCHW)
+        assert torch.equal(again.clean_BCHW, whole.clean_BCHW)
     finally:
         torch.set_num_threads(threads)
-    torch.testing.assert_close(views(np.array([5, 2])), alone[[5, 2]], rtol=0, atol=2e-6)
 
 
-def test_the_whole_film_at_its_own_size_stays_exact() -> None:
-    films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
-    torch.testing.assert_close(warp(films, still(3, 64), 64, 1)[:, 0] * 255, films.float(), rtol=0, atol=1e-3)
-
-
-def test_a_flip_mirrors_and_a_right_angle_turns() -> None:
-    films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8))
-    flipped = warp(films, still(1, 64, flip=np.array([True])), 64, 1)[0, 0] * 255
-    torch.testing.assert_close(flipped, films[0].flip(1).float(), rtol=0, atol=1e-2)
-    turned = warp(films, still(1, 64, angle=np.array([90.0])), 64, 1)[0, 0] * 255
-    torch.testing.assert_close(turned, films[0].rot90(1).float(), rtol=0, atol=1e-2)
-
-
-def test_crop_flip_and_rotation_agree_with_torchvision_in_one_resampling() -> None:
-    """Against torchvision's three steps, away from the border that rotation brings in."""
-    films = smooth_films(4, 256)
-    top, left, height, width = np.array([10, 0, 60, 5.0]), np.array([20, 3, 0, 50.0]), 180.0, 200.0
-    flip, angle = np.array([True, False, True, False]), np.array([7.0, -4.0, 0.0, 10.0])
-    p = still(4, 256, top=top, left=left, height=np.full(4, height), width=np.full(4, width), flip=flip, angle=angle)
-    ours = warp(films, p, 96, 2)[:, 0]
-    for n in range(4):
-        view = TF.resized_crop(films[n : n + 1].float() / 255, int(top[n]), int(left[n]), 180, 200, [96, 96])
-        view = TF.hflip(view) if flip[n] else view
-        view = TF.rotate(view, float(angle[n]), TF.InterpolationMode.BILINEAR)
-        inner = slice(16, -16)
-        assert (ours[n, inner, inner] - view[0, inner, inner]).abs().mean() < 1 / 255
-
-
-def test_shrinking_does_not_alias() -> None:
-    """A checkerboard at a third of its size is its mean, as in an antialiased resize."""
-    board = torch.from_numpy((np.indices((192, 192)).sum(0) % 2 * 255).astype(np.uint8))[None]
-    view = warp(board, still(1, 192), 64, augment.taps_for(PUBLISHED, 192, 64))
-    assert view.std() < 0.06
-    assert view.mean() == pytest.approx(0.5, abs=0.01)
-
-
-@pytest.mark.parametrize("contrast_first", [False, True])
-def test_jitter_agrees_with_torchvision(contrast_first: bool) -> None:
-    views = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    brightness, contrast = np.array([0.2, 0.7, 1.0, 1.3, 1.8]), np.array([1.8, 0.3, 1.0, 0.9, 0.2])
-    p = still(5, 32, jitter=np.ones(5, bool), contrast_first=np.full(5, contrast_first),
-              brightness=brightness, contrast=contrast)  # fmt: skip
-    ours = augment.jitter(views.clone(), p)
-    steps = [(TF.adjust_brightness, brightness), (TF.adjust_contrast, contrast)]
-    for n in range(5):
-        view = views[n]
-        for step, factor in steps[::-1] if contrast_first else steps:
-            view = step(view, float(factor[n]))
-        torch.testing.assert_close(ours[n], view, rtol=0, atol=2e-6)
-    assert ColorJitter(brightness=0.8).brightness == (pytest.approx(0.2), 1.8)
-
-
-def test_blur_agrees_with_torchvision_at_every_kernel_size() -> None:
-    views = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(1))
-    kernel, sigma = np.array([9, 15, 23, 11]), np.array([2.0, 0.5, 1.7, 0.1])
-    ours = augment.blur(views.clone(), still(4, 64, blur=np.array([1, 1, 1, 0], bool), kernel=kernel, sigma=sigma))
-    for n in range(3):
-        wanted = TF.gaussian_blur(views[n], [int(kernel[n])] * 2, [float(sigma[n])] * 2)
-        torch.testing.assert_close(ours[n], wanted, rtol=0, atol=1e-6)
-    assert torch.equal(ours[3], views[3])
+@both
+def test_views_are_the_same_however_many_films_are_done_at_once(
+    settings: AugmentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films = random_films(9, 96)
+    whole = views(films, settings)
+    for films_at_once in (1, 2, 4):
+        monkeypatch.setattr(augment, "_CHUNK_BYTES", {"cpu": films_at_once * 4 * 96**2})
+        assert torch.equal(views(films, settings).image_BCHW, whole.image_BCHW)
 
 
 def test_noise_has_its_spread_and_is_not_in_the_clean_view() -> None:
     settings = AugmentSettings(noise_std=0.1, jitter_probability=0.0, blur_probability=0.0, crop_scale=(1.0, 1.0))
-    films = smooth_films(16, 96)
-    p = draw_parameters(settings, 96, seed=0, epoch=0, films=np.arange(16), view=0)
-    view = make_view(films, settings, p, size=96, mean=0.518, std=0.254)
+    view = views(smooth_films(16, 96), settings, size=96)
     noise = (view.image_BCHW - view.clean_BCHW) * 0.254
     assert noise.std() == pytest.approx(0.1, rel=0.02)
     assert noise.mean() == pytest.approx(0, abs=0.002)
@@ -181,3 +73,101 @@ def test_noise_has_its_spread_and_is_not_in_the_clean_view() -> None:
     values = view.clean_BCHW * 0.254 + 0.518
     assert values.min() >= -1e-6
     assert values.max() <= 1 + 1e-6
+
+
+def test_parameters_count_even_where_the_settings_never_draw_them() -> None:
+    """A step is left out where the settings never ask for it; parameters made by hand are obeyed all the same."""
+    never = AugmentSettings(jitter_probability=0.0, blur_kernel=(1, 1), noise_std=0.0, geometry="published")
+    films, yes = random_films(2, 64), np.ones(2, bool)
+    plain = make_view(films, never, still(2, 64), size=64, mean=0.5, std=0.5).image_BCHW
+    torch.testing.assert_close(plain, films.unsqueeze(1) / 127.5 - 1, rtol=0, atol=1e-5)
+    for changes in (
+        {"jitter": yes, "contrast": np.full(2, 0.5)}, {"blur": yes, "kernel": np.full(2, 9)}, {"angle": np.full(2, 9.0)}
+    ):  # fmt: skip
+        changed = make_view(films, never, still(2, 64, **changes), size=64, mean=0.5, std=0.5).image_BCHW
+        assert (changed - plain).abs().mean() > 0.1
+
+
+@both
+def test_corners_are_black_in_the_published_way_only(settings: AugmentSettings) -> None:
+    white = torch.full((64, 96, 96), 255, dtype=torch.uint8)
+    quiet = settings.model_copy(update={"noise_std": 0.0, "jitter_probability": 0.0, "blur_probability": 0.0})
+    values = views(white, quiet, size=96).image_BCHW * 0.254 + 0.518
+    corners = values[:, 0][:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners.round() == (1.0 if settings.geometry == "warp" else 0.0)).float().mean() > 0.9
+    assert (values[:, :, 24:72, 24:72] - 1).abs().max() < 1e-5
+
+
+@both
+def test_autocast_and_gradients_change_nothing(settings: AugmentSettings) -> None:
+    films = random_films(4, 96)
+    usual = views(films, settings).image_BCHW
+    with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
+        inside = views(films, settings).image_BCHW
+    assert torch.equal(inside, usual)
+    assert inside.dtype == torch.float32
+    assert not inside.requires_grad
+
+
+def test_no_films_give_no_views() -> None:
+    assert views(random_films(3, 64), PUBLISHED, np.arange(0)).image_BCHW.shape == (0, 1, 64, 64)
+
+
+@pytest.mark.parametrize(("stored", "size", "kernel"), [(64, 224, 23), (32, 32, 23), (257, 48, 9), (300, 33, 5)])
+def test_views_of_any_size(stored: int, size: int, kernel: int) -> None:
+    settings = PUBLISHED.model_copy(update={"blur_kernel": (kernel, kernel)})
+    view = views(random_films(5, stored), settings, size=size)
+    assert view.image_BCHW.shape == (5, 1, size, size)
+    assert torch.isfinite(view.image_BCHW).all()
+    assert view.clean_BCHW.min() >= -0.518 / 0.254 - 1e-4
+    assert view.clean_BCHW.max() <= (1 - 0.518) / 0.254 + 1e-4
+
+
+class Recorder(TorchDispatchMode):
+    """Every operation, with the devices of its tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.moves: list[tuple[str, bool]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = function(*args, **kwargs)
+        self.names.append(str(function))
+        devices = [a.device for a in args if isinstance(a, Tensor) and a.dim()]
+        if isinstance(out, Tensor) and any(device != out.device for device in devices):
+            self.moves.append((str(function), bool(kwargs.get("non_blocking"))))
+        return out
+
+
+@both
+def test_nothing_waits_for_the_gpu_and_one_copy_goes_there(
+    settings: AugmentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On imagined CUDA tensors: reading one on the host, or a size that depends on values, is an error there."""
+    pinned = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self, *_: (pinned.append(self), self)[1])
+    monkeypatch.setattr(augment, "_CHUNK_BYTES", {"cuda": 3 * 4 * 64**2})
+    p = draw(settings, 64, 10)
+    with FakeTensorMode(allow_non_fake_inputs=True), Recorder() as seen:
+        films = torch.empty(10, 64, 64, dtype=torch.uint8, device="cuda")
+        view = make_view(films, settings, p, size=48, mean=0.5, std=0.25)
+    assert (view.image_BCHW.device.type, view.image_BCHW.shape) == ("cuda", (10, 1, 48, 48))
+    assert seen.moves == [("aten._to_copy.default", True)]
+    assert len(pinned) == 1
+
+
+@both
+def test_no_value_is_read_and_nothing_chosen_by_a_mask(settings: AugmentSettings) -> None:
+    films = random_films(10, 64)
+    with Recorder() as seen:
+        make_view(films, settings, draw(settings, 64, 10), size=48, mean=0.5, std=0.25)
+    assert len(seen.names) > 100
+    waiting = ("_local_scalar_dense", "nonzero", "aten.index.", "masked_select", "equal", "unique")
+    assert not [name for name in seen.names if any(word in name for word in waiting)]
+
+
+def test_on_the_cpu_no_memory_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "pin_memory", None)
+    assert views(random_films(2, 64), PUBLISHED).image_BCHW.device == CPU

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from scarce_cli.data.cache import Cache, open_cache
@@ -31,6 +33,23 @@ def test_a_film_that_is_written_on_does_not_change_the_cache(cache: Cache) -> No
     before = np.array(cache.images[3])
     load_films(cache, np.array([3]), CPU).zero_()
     assert (cache.images[3] == before).all()
+
+
+def test_films_reach_a_gpu_through_pinned_memory_without_waiting(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: pinned memory is ordinary memory here, and the copy is caught."""
+    rows, empty, pinned, copies = np.array([7, 3]), torch.empty, [], []
+
+    def staging(*shape: int, pin_memory: bool, **kwargs: Any) -> Tensor:
+        pinned.append(pin_memory)
+        return empty(*shape, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", staging)
+    monkeypatch.setattr(Tensor, "to", lambda films, *to, **how: (copies.append((films, to, how)), films)[1])
+    films = load_films(cache, rows, torch.device("cuda"))
+    ((staged, to, how),) = copies
+    assert films is staged
+    assert (to, how, pinned) == ((torch.device("cuda"),), {"non_blocking": True}, [True])
+    assert (staged.numpy() == np.asarray(cache.images)[rows]).all()
 
 
 @pytest.mark.parametrize("batch", [1, 5, 7, 100])

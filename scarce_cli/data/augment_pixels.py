@@ -1,0 +1,165 @@
+"""What happens to the pixels of a view after its geometry: brightness and contrast, normalisation, blur, noise.
+
+Normalisation comes with brightness and contrast, in one product and one sum: a blur whose weights sum to 1 and noise
+divided by the same number commute with it.
+
+Shape suffixes: B films of the batch, n films of a chunk, b those of them that are blurred, V side of the view,
+D distances, P pairs of pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scarce_cli.data.augment_draw import ViewParameters
+from scarce_cli.data.augment_table import Row, Rows, Workspace
+
+_WHITE = 255.0
+_BAND = 56  # rows of a view that are blurred at once
+_LEAST_WEIGHT = -20.0  # exponent: 2e-9 of the largest weight, below float32's resolution of the sum
+# Odd constants with well-mixed bits: 2**32 over the golden ratio, and Ettinger's of "lowbias32" (hash-prospector).
+_STEP, _MIX_1, _MIX_2 = 0x9E3779B9 - 2**32, 0x7FEB352D, 0x846CA68B - 2**32
+
+
+def jitter_rows(p: ViewParameters) -> dict[str, Row]:
+    """What `jitter` needs.
+
+    With brightness b and contrast c, each clamped to [0, 1], and m the mean before contrast:
+    b first: clamp(c min(bx, 1) + (1 - c) m) = bcx + (1 - c) m between (1 - c) m and c + (1 - c) m;
+    c first: clamp(b clamp(cx + (1 - c) m)) = bcx + b(1 - c) m between 0 and b;
+    and both between 0 and 1. So one line between two bounds holds for either order.
+    """
+    b, c = np.where(p.jitter, p.brightness, 1.0), np.where(p.jitter, p.contrast, 1.0)
+    before = np.where(p.contrast_first, 1.0, b)  # brightness when the mean is taken
+    return {
+        "ceiling": _WHITE / np.maximum(before, 1e-6),
+        "before": before / _WHITE,
+        "gain": b * c / _WHITE,
+        "lift": np.where(p.contrast_first, b, 1.0) * (1 - c),
+        "bound_lift": np.where(p.contrast_first, 0.0, 1 - c),
+        "bound": np.where(p.contrast_first, b, c),
+    }
+
+
+def jitter(views_nVV: Tensor, rows: Rows, mean: float, std: float, out_nVV: Tensor, work: Workspace) -> Tensor:
+    """Brightness and contrast as torchvision's ColorJitter, each clamped to [0, 1], in the order drawn; normalised.
+
+    Args:
+        views_nVV: grey values 0 to 255.
+        out_nVV: where the result goes.
+    """
+    ceiling, before, gain, lift, bound_lift, bound = (
+        rows[name].view(-1, 1, 1) for name in ("ceiling", "before", "gain", "lift", "bound_lift", "bound")
+    )
+    cut_nVV = torch.minimum(views_nVV, ceiling, out=work.take("cut", *views_nVV.shape))
+    # Rows first, then columns: the same order of sums, hence the same bits, in any batch.
+    mean_n11 = cut_nVV.sum(2, keepdim=True).sum(1, keepdim=True) * before / views_nVV[0].numel()
+    low = (bound_lift * mean_n11).clamp(0, 1)
+    high = (bound_lift * mean_n11 + bound).clamp(max=1)
+    torch.mul(views_nVV, gain / std, out=out_nVV).add_((lift * mean_n11 - mean) / std)
+    torch.maximum(out_nVV, (low - mean) / std, out=out_nVV)
+    return torch.minimum(out_nVV, (high - mean) / std, out=out_nVV)
+
+
+def normalise(views_nVV: Tensor, mean: float, std: float, out_nVV: Tensor) -> Tensor:
+    """Grey values 0 to 255 without jitter."""
+    return torch.mul(views_nVV, 1 / (_WHITE * std), out=out_nVV).sub_(mean / std)
+
+
+def blur_rows(p: ViewParameters, chunk: int) -> dict[str, Row]:
+    """What `blur` needs. In ``blurred`` each chunk of films begins with the places of those that are blurred in it."""
+    blurred = np.zeros(len(p.blur), np.int32)
+    for first in range(0, len(p.blur), chunk):
+        places = np.flatnonzero(p.blur[first : first + chunk])
+        blurred[first : first + len(places)] = places
+    return {"blurred": blurred, "half": (p.kernel - 1) / 2, "sharpness": -0.5 / p.sigma**2}
+
+
+def blur_(views_nVV: Tensor, rows: Rows, blurred: int, half: int, work: Workspace) -> None:
+    """Gaussian blur, in place, of the chosen films, each with its own kernel size and sigma; edges mirrored.
+
+    Vertically and horizontally by a product of matrices, in bands, since a matrix is zero away from its diagonal.
+
+    Args:
+        blurred: how many films of the chunk are.
+        half: of the largest kernel size that can be drawn, without its middle.
+    """
+    if blurred == 0 or half == 0:
+        return
+    size = views_nVV.shape[-1]
+    chosen_b = rows["blurred"][:blurred]
+    sharp_bVV = torch.index_select(views_nVV, 0, chosen_b, out=work.take("cut", blurred, size, size))
+    weights_bVV = blur_matrices(
+        rows["sharpness"].index_select(0, chosen_b), rows["half"].index_select(0, chosen_b), size, half
+    )
+    bands = [slice(first, first + _BAND) for first in range(0, size, _BAND)]
+    reach = [slice(max(0, band.start - half), band.stop + half) for band in bands]
+    down = [torch.bmm(weights_bVV[:, b, r], sharp_bVV[:, r]) for b, r in zip(bands, reach, strict=True)]
+    down_bVV = torch.cat(down, 1, out=work.take("down", blurred, size, size))
+    both = [torch.bmm(down_bVV[:, :, r], weights_bVV[:, b, r].mT) for b, r in zip(bands, reach, strict=True)]
+    views_nVV.index_copy_(0, chosen_b.to(torch.int64), torch.cat(both, 2, out=sharp_bVV))
+
+
+def blur_matrices(sharpness_b: Tensor, half_b: Tensor, size: int, half: int) -> Tensor:
+    """(b, V, V): row i holds the weights of the pixels in pixel i, those beyond an edge added to their mirror images.
+
+    Weights are torchvision's: exp(-d^2 / 2 sigma^2) within each film's own kernel size, sum 1.
+    """
+    distance_D = torch.arange(1 - size, max(size, 2 * half), dtype=torch.float32, device=half_b.device)
+    exponent_bD = distance_D.square() * sharpness_b.unsqueeze(1)
+    # Without the bound the weights of narrow kernels reach subnormal numbers, which slow a CPU down tenfold.
+    kept_bD = (distance_D.abs() <= half_b.unsqueeze(1)) & (exponent_bD > _LEAST_WEIGHT)
+    weights_bD = exponent_bD.exp() * kept_bD
+    weights_bD /= weights_bD.sum(1, keepdim=True)
+    matrices_bVV = weights_bD[:, : 2 * size - 1].unfold(1, size, 1).flip(1)
+    mirrored_bhh = weights_bD[:, size : size + 2 * half - 1].unfold(1, half, 1)
+    matrices_bVV[:, :half, 1 : half + 1] += mirrored_bhh
+    matrices_bVV[:, size - half :, size - 1 - half : size - 1] += mirrored_bhh.flip(1, 2)
+    return matrices_bVV
+
+
+def noise_rows(p: ViewParameters) -> dict[str, Row]:
+    """What `add_noise` needs: the 64 bits of each film's seed."""
+    low, high = (p.noise_seed & np.uint64(0xFFFFFFFF)), (p.noise_seed >> np.uint64(32))
+    return {"seed_low": low.astype(np.uint32).view(np.int32), "seed_high": high.astype(np.uint32).view(np.int32)}
+
+
+def add_noise(views_nVV: Tensor, rows: Rows, std: float, out_nVV: Tensor, work: Workspace) -> Tensor:
+    """views + Gaussian noise of spread ``std``: a function of the film's seed and the pixel's number alone.
+
+    32 well-mixed bits make two numbers for two pixels half a view apart (Box and Muller): 16 bits of radius, 16 of
+    angle. So nothing is larger than 4.86 std, where one pixel in 800,000 would be.
+    """
+    views, out, pixels = views_nVV.flatten(1), out_nVV.flatten(1), views_nVV[0].numel()
+    half, rest = (pixels + 1) // 2, pixels // 2
+    radius_nP, angle_nP = noise_bits(rows["seed_low"], rows["seed_high"], half, work)
+    radius_nP.add_(32768.5).mul_(2.0**-16).log_().neg_().sqrt_()
+    angle_nP.mul_(2 * math.pi * 2.0**-16)
+    cos_nP = torch.cos(angle_nP, out=work.take("cut", *angle_nP.shape))
+    scale = math.sqrt(2.0) * std
+    torch.addcmul(views[:, :half], cos_nP, radius_nP, value=scale, out=out[:, :half])
+    torch.addcmul(views[:, half:], angle_nP.sin_()[:, :rest], radius_nP[:, :rest], value=scale, out=out[:, half:])
+    return out_nVV
+
+
+def noise_bits(low_n: Tensor, high_n: Tensor, count: int, work: Workspace) -> tuple[Tensor, Tensor]:
+    """Two (n, count) float32 of whole numbers, uniform and independent: -32768 to 32767, and 0 to 65535.
+
+    ``low_n`` is where a film starts to count, ``high_n`` changes what becomes of each count, so that films whose counts
+    overlap do not share noise.
+    """
+    counter_P = torch.arange(count, dtype=torch.int32, device=low_n.device) * _STEP
+    bits = torch.add(counter_P, low_n.unsqueeze(1), out=work.take("bits", len(low_n), count, dtype=torch.int32))
+    moved = work.take("moved", len(low_n), count, dtype=torch.int32)
+    bits ^= high_n.unsqueeze(1)
+    bits ^= torch.bitwise_right_shift(bits, 16, out=moved).bitwise_and_(0xFFFF)  # int32 shifts its sign in
+    bits *= _MIX_1
+    bits ^= torch.bitwise_right_shift(bits, 15, out=moved).bitwise_and_(0x1FFFF)
+    bits *= _MIX_2
+    bits ^= torch.bitwise_right_shift(bits, 16, out=moved)
+    bits &= 0xFFFF
+    return work.take("radius", *moved.shape).copy_(moved), work.take("angle", *bits.shape).copy_(bits)
