@@ -237,11 +237,12 @@ def _append(handle: IO[bytes], line: Mapping[str, Any]) -> None:
 
 def _count_one_more(handle: IO[bytes], before: int) -> None:
     """Always as long, so that the last line can be written over in place."""
-    line = f'{{"more": {before + 1:12}}}\n'.encode()
+    old, new = (f'{{"more": {count:12}}}\n'.encode() for count in (before, before + 1))
     _go_to_end(handle)
-    if before:
-        handle.seek(-len(line), os.SEEK_END)
-    handle.write(line)
+    handle.seek(-len(old), os.SEEK_END)
+    if handle.read() == old:
+        handle.seek(-len(old), os.SEEK_END)
+    handle.write(new)
 
 
 def _go_to_end(handle: IO[bytes]) -> None:

@@ -7,10 +7,12 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scarce_cli import runs
 from scarce_cli.config import RunConfig
 from scarce_cli.errors import Locked, ResourceError, UsageError
 from scarce_cli.presets import load_preset, preset_folder, validate
@@ -22,6 +24,7 @@ from scarce_cli.runs import (
     existing_run,
     new_run,
     read_metrics,
+    record_skipped,
     write_settings,
 )
 
@@ -35,8 +38,11 @@ def _config(*overrides: str) -> RunConfig:
 def test_a_new_run_has_its_folders_and_paths() -> None:
     run = new_run(Path("runs/a"))
     assert sorted(path.name for path in run.path.rglob("*")) == ["encoders"]
-    names = [p.name for p in (run.last, run.previous, run.settings, run.metrics)]
-    assert names == ["last.pt", "previous.pt", "settings.yaml", "metrics.jsonl"]
+    names = [p.name for p in (run.last, run.previous, run.settings, run.metrics, run.skipped, run.curves, run.readme)]
+    assert names == [
+        "last.pt", "previous.pt", "settings.yaml", "metrics.jsonl", "skipped.jsonl", "curves.png", "README.md",
+    ]  # fmt: skip
+    assert (run.tensorboard.name, run.wandb.name) == ("tensorboard", "wandb.json")
     for epoch in (10, 2, 100):
         run.snapshot(epoch).touch()
     run.snapshot(2).with_suffix(".pt.sha256").touch()
@@ -132,6 +138,18 @@ def test_the_log_goes_on_where_the_run_was_rolled_back_to() -> None:
     assert Path("m.jsonl").read_text() == ""
 
 
+def test_the_log_knows_how_far_it_was_before_the_roll_back() -> None:
+    _log(0, *(("step", {"step": n}) for n in range(1, 7)))
+    log = MetricsLog(Path("m.jsonl"), from_step=3)
+    assert log.logged == 6
+    log.close()
+    Path("n.jsonl").write_text('{"step": "many"}\n{"loss": 1}\n{"step": null}\n{"step": 1e400}\n')
+    for path, logged in (("m.jsonl", 3), ("n.jsonl", 0), ("none.jsonl", 0)):
+        log = MetricsLog(Path(path), from_step=9)
+        assert log.logged == logged
+        log.close()
+
+
 def test_a_line_cut_by_a_kill_is_left_out_and_the_next_is_whole() -> None:
     _log(0, ("step", {"step": 1, "loss": 0.1}), ("step", {"step": 2, "loss": 0.2}))
     path = Path("m.jsonl")
@@ -167,6 +185,75 @@ def test_a_log_on_a_full_disk_is_a_message() -> None:
     Path("folder.jsonl").mkdir()
     with pytest.raises(ResourceError, match=r"cannot write folder\.jsonl"):
         MetricsLog(Path("folder.jsonl"), from_step=0)
+
+
+def _skip(step: int, run: RunFolder) -> None:
+    rows = np.arange(3) + step
+    record_skipped(run, step=step, what="the loss is nan", films=[f"film {row}.png" for row in rows], rows=rows)
+
+
+def _skipped(run: RunFolder) -> list[dict]:
+    return [json.loads(line) for line in run.skipped.read_text().splitlines()]
+
+
+def test_a_step_that_could_not_be_taken_is_written_down_with_its_films() -> None:
+    run = new_run(Path("runs/a"))
+    hostile = ["a\nb.png", 'a"b.png', os.fsdecode(b"caf\xe9.png"), "肺.png"]
+    record_skipped(run, step=7, what="the loss is nan", films=hostile, rows=[3, 1, 4, 1])
+    assert _skipped(run) == [{"step": 7, "what": "the loss is nan", "films": hostile, "rows": [3, 1, 4, 1]}]
+    _skip(9, run)
+    assert [line["step"] for line in _skipped(run)] == [7, 9]
+    assert _skipped(run)[1]["rows"] == [9, 10, 11]
+
+
+def test_a_step_that_is_taken_again_after_a_roll_back_is_written_down_once() -> None:
+    run = new_run(Path("runs/a"))
+    for step in (5, 6, 5, 6, 7):
+        _skip(step, run)
+    assert [line["step"] for line in _skipped(run)] == [5, 6, 7]
+
+
+def test_skipped_steps_fill_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_MOST_SKIPPED", 20)
+    run = new_run(Path("runs/a"))
+    sizes = set()
+    for step in range(1, 1021):
+        _skip(step, run)
+        if step > 20:
+            sizes.add(run.skipped.stat().st_size)
+    assert len(sizes) == 1
+    *lines, last = _skipped(run)
+    assert [line["step"] for line in lines] == [*range(1, 21)]
+    assert last == {"more": 1000}
+
+
+def test_a_line_cut_by_a_kill_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_MOST_SKIPPED", 3)
+    run = new_run(Path("runs/a"))
+    for step in range(1, 6):
+        _skip(step, run)
+        with run.skipped.open("ab") as handle:
+            handle.write(b'{"step": 99, "wh')
+    lines = read_metrics(run.skipped)
+    assert [line.get("step") for line in lines[:3]] == [1, 2, 3]
+    assert [line.get("more") for line in lines[3:]] == [1, 2]
+
+
+def test_a_skipped_step_is_on_the_disk_before_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, synced = new_run(Path("runs/a")), []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    _skip(1, run)
+    assert synced == [run.skipped.stat().st_size] != [0]
+
+
+def test_skipped_steps_that_cannot_be_written_are_a_message() -> None:
+    run = RunFolder(Path("runs/none"))
+    with pytest.raises(ResourceError, match=r"cannot write runs/none/skipped\.jsonl"):
+        _skip(1, run)
+    full = new_run(Path("runs/full"))
+    full.skipped.symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match=r"the disk is full: cannot write runs/full/skipped\.jsonl"):
+        _skip(1, full)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}-{p.stem}")

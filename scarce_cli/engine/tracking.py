@@ -103,7 +103,7 @@ class Tracker:
 def _identify(folder: Path, logged: int) -> tuple[str, int]:
     """The run's id at W&B, a new one if it has none, and the last step that may have been sent there."""
     path = RunFolder(folder).wandb
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ArithmeticError, LookupError, TypeError, ValueError):
         kept = json.loads(path.read_text("utf-8"))
         if _ID.fullmatch(kept["id"]):
             sent = max(int(kept["sent"]), logged)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
+import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +19,9 @@ import pytest
 
 from scarce_cli.engine import tracking
 from scarce_cli.engine.tracking import Tracker
+from scarce_cli.runs import RunFolder
+
+ROOT = Path(__file__).parents[2]
 
 
 class Fake:
@@ -150,10 +158,218 @@ def test_the_weights_and_the_log_are_those_without_it(
         assert "epoch/loss" in fake.calls[-2][1][1]
 
 
-def test_the_real_package_records_offline_into_the_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_is_the_same_run_there(fake: Fake) -> None:
+    for logged in (0, 7):
+        tracker = Tracker("offline", Path("runs/a"), {}, pytest.fail, logged=logged)
+        tracker.log({"loss": 1.0}, logged + 1)
+        tracker.finish()
+    other = Tracker("offline", Path("runs/b"), {}, pytest.fail)
+    other.finish()
+    first, second, third = (values for name, values in fake.calls if name == "init")
+    assert first["id"] == second["id"] != third["id"]
+    assert first["resume"] == second["resume"] == "allow"
+    assert json.loads(RunFolder(Path("runs/a")).wandb.read_text())["id"] == first["id"]
+
+
+def _sent(fake: Fake) -> list[int]:
+    return [values[0] for name, values in fake.calls if name == "log"]
+
+
+def test_steps_taken_again_after_a_roll_back_are_sent_once(fake: Fake) -> None:
+    """Also when the second session ends before it has caught up with the first."""
+    for logged, steps in ((0, range(1, 9)), (8, range(5, 7)), (6, range(5, 11))):
+        tracker = Tracker("offline", Path("runs/a"), {}, pytest.fail, logged=logged)
+        for step in steps:
+            tracker.log({"loss": 1.0}, step)
+        tracker.finish()
+    assert _sent(fake) == [*range(1, 11)]
+
+
+def test_a_run_that_is_tracked_only_now_sends_from_where_it_stands(fake: Fake) -> None:
+    tracker = Tracker("offline", Path("runs/a"), {}, pytest.fail, logged=8)
+    for step in range(5, 9):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish()
+    assert _sent(fake) == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '"abc"', '{"id": 7, "sent": 0}', '{"id": "../x", "sent": 0}', '{"id": "", "sent": 0}',
+     '{"id": "abc"}', '{"id": "abc", "sent": "x"}', '{"id": "abc", "sent": Infinity}', b"\xff\xfe"],
+)  # fmt: skip
+def test_a_damaged_id_is_replaced(text: str | bytes, fake: Fake) -> None:
+    run = RunFolder(Path("runs/a"))
+    run.path.mkdir(parents=True)
+    run.wandb.write_bytes(text if isinstance(text, bytes) else text.encode())
+    Tracker("offline", run.path, {}, pytest.fail).finish()
+    name = fake.calls[0][1]["id"]
+    assert len(name) == 8
+    assert json.loads(run.wandb.read_text()) == {"id": name, "sent": 0}
+
+
+def test_an_id_that_cannot_be_kept_is_one_warning(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scarce_cli.files._fault_counts", Counter())
+    monkeypatch.setenv("SCARCE_FAULT", "file.pre_rename:1:enospc")
+    warnings: list[str] = []
+    tracker = Tracker("offline", Path("runs/a"), {}, warnings.append)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish()
+    (warning,) = warnings
+    assert warning.startswith("W&B failed (ResourceError: the disk is full")
+    assert fake.names() == []
+
+
+def test_logging_does_not_wait(fake: Fake) -> None:
+    """Were it to wait, the first call would not return before the event that comes after it."""
+    go_on = threading.Event()
+    fake.fails["log"] = lambda: go_on.wait(60) or _fail()
+    tracker = Tracker("offline", Path("a"), {}, pytest.fail)
+    values = {"loss": 1.0}
+    for step in (1, 2, 3):
+        tracker.log(values, step)
+        values["loss"] = -1.0  # what was handed over is a copy
+    go_on.set()
+    tracker.finish()
+    assert [values for name, values in fake.calls if name == "log"] == [
+        (1, {"loss": 1.0}), (2, {"loss": -1.0}), (3, {"loss": -1.0}),
+    ]  # fmt: skip
+
+
+def test_what_waits_in_vain_is_bounded_and_one_warning(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_WAITING", 5)
+    go_on = threading.Event()
+    fake.fails["log"] = lambda: go_on.wait(60) or _fail()
+    warnings: list[str] = []
+    tracker = Tracker("offline", Path("a"), {}, warnings.append)
+    for step in range(1, 20):
+        tracker.log({"loss": 1.0}, step)
+    assert warnings == ["W&B failed (TimeoutError: 5 values are waiting); metrics.jsonl goes on without it"]
+    go_on.set()
+    tracker.finish()
+    assert _sent(fake) in ([], [1])
+
+
+def test_all_waiting_together_has_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow start leaves less for the end, and nothing is left once the time was used up."""
+    now = [0.0]
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    worker = tracking._Worker(10.0)
+
+    def slow(seconds: float) -> None:
+        now[0] += seconds
+
+    worker.ask(lambda: slow(4.0))
+    assert worker._left == 6.0
+    worker.ask(lambda: slow(7.0))
+    assert worker._left == 0.0
+    hangs = threading.Event()
+    with pytest.raises(TimeoutError, match="no answer within 10 s"):
+        worker.ask(hangs.wait)
+    hangs.set()
+    worker.leave()
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package itself, with nobody logged in."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_MODE")
+
+
+def _records(path: Path) -> list[Any]:
+    """What a .wandb file holds: a head of 7 bytes, then records of one part, each with checksum, length and type."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, found = path.read_bytes()[7:], []
+    while len(data) >= 7:
+        _, length, kind = struct.unpack("<IHB", data[:7])
+        assert kind == 1
+        found.append(Record.FromString(data[7 : 7 + length]))
+        data = data[7 + length :]
+    return found
+
+
+def _history(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Step and values of each line of history of a finished session, once its service has written all of it."""
+    (path,) = folder.glob("*.wandb")
+    for _ in range(200):
+        records = _records(path)
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            break
+        time.sleep(0.05)
+    lines = [record.history for record in records if record.WhichOneof("record_type") == "history"]
+    return [(line.step.num, {i.nested_key[0]: json.loads(i.value_json) for i in line.item}) for line in lines]
+
+
+@pytest.mark.usefixtures("real")
+def test_the_real_package_goes_on_offline_and_has_each_step_once(tmp_path: Path) -> None:
+    for logged, steps in ((0, range(1, 6)), (5, range(4, 9))):
+        time.sleep(1 - time.time() % 1)  # sessions are named by the second
+        tracker = Tracker("offline", tmp_path, {"run": {"epochs": 2}}, pytest.fail, logged=logged)
+        for step in steps:
+            tracker.log({"loss": step / 4}, step)
+        tracker.finish()
+    name = json.loads(RunFolder(tmp_path).wandb.read_text())["id"]
+    found = [line for folder in sorted(tmp_path.glob(f"wandb/offline-run-*-{name}")) for line in _history(folder)]
+    assert [(step, values["loss"]) for step, values in found] == [(n, n / 4) for n in range(1, 9)]
+
+
+_SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from scarce_cli.engine import tracking
+
+def services():
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, _, rest = entry.read_text().partition(" ")
+        except OSError:
+            continue
+        if int(rest.rpartition(")")[2].split()[1]) == os.getpid():
+            yield int(number)
+
+tracking._TIMEOUT = float(sys.argv[2])
+tracker = tracking.Tracker(sys.argv[1], Path("run"), {}, lambda text: print("warning:", text))
+tracker.log({"loss": 1.0}, 1)
+if "crash" in sys.argv:
+    tracker._worker.ask(lambda: None)
+    for service in services():
+        os.kill(service, signal.SIGKILL)
+for step in range(2, 6):
+    tracker.log({"loss": 1.0}, step)
+tracker.finish()
+print("went on")
+"""
+
+
+def _run_script(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("real")
+def test_a_dead_port_is_one_warning_and_the_process_ends(tmp_path: Path) -> None:
+    done = _run_script("online", 3, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
+    warning, last = done.stdout.splitlines()
+    assert warning.startswith("warning: W&B failed (")
+    assert (last, done.stderr, done.returncode) == ("went on", "", 0)
+
+
+@pytest.mark.usefixtures("real")
+def test_a_service_that_crashes_is_one_warning_and_no_traceback(tmp_path: Path) -> None:
+    done = _run_script("offline", 30, "crash")
+    warning, last = done.stdout.splitlines()
+    assert warning.startswith("warning: W&B failed (")
+    assert (last, done.stderr, done.returncode) == ("went on", "", 0)
+
+
+@pytest.mark.usefixtures("real")
+def test_the_real_package_records_offline_into_the_runs_folder(tmp_path: Path) -> None:
     tracker = Tracker("offline", tmp_path, {"run": {"epochs": 2}}, pytest.fail)
     tracker.log({"loss": 1.5}, 1)
     tracker.finish()
