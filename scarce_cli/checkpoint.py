@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import pickle
 import warnings
@@ -16,25 +17,31 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 
 from scarce_cli.errors import DamagedData, ResourceError, UnsafeInput, UsageError
 from scarce_cli.files import (
+    Hashed,
+    announce_digests,
     as_resource_error,
     atomic_file,
+    digest_path,
     fault_point,
     fsync_folder,
+    listed_digests,
     remove_quietly,
     sha256,
     temporary_name,
-    write_text,
+    write_digests,
 )
 
+T = TypeVar("T")
 FORMAT = "scarce-checkpoint-1"
 _KEYS = {"format", "encoder", "info", "origin", "state"}
 _CODE = ("constants.pkl", "archive_format", ".so", ".py")  # of TorchScript and torch.export archives
+_LARGEST_SIZE = 4096  # px, as of films
 _NAME_ONE = "name a file such as runs/spark-cpu/last.pt"
 _OWN_ONLY = "scarce opens its own checkpoints only"
 _USE_OLDER = "use previous.pt beside it, or an older copy"
@@ -62,11 +69,6 @@ class SavedEncoder:
     epoch: int
     seed: int  # of the run; `build_encoder(info.backbone, seed=seed)` is its random start (model.init or not)
     data: Mapping[str, Any]  # {"folder", "digest", "films"} of the data set it was trained on
-
-
-def digest_path(path: Path) -> Path:
-    """The SHA-256 file beside a checkpoint, in the format of ``sha256sum``."""
-    return path.with_name(path.name + ".sha256")
 
 
 def save(
@@ -98,7 +100,7 @@ def save(
     }
     try:
         with atomic_file(path, label="ckpt") as handle:
-            hashed = _Hashed(handle)
+            hashed = Hashed(handle)
             torch.save(payload, hashed)  # type: ignore[arg-type]
             handle.flush()
             os.fsync(handle.fileno())  # whole and on disk, before anything else is touched
@@ -106,34 +108,16 @@ def save(
             fault_point("ckpt.pre_publish")
             if previous is not None and path.is_file():
                 _keep(path, previous)
-            _announce(path, [digest])
-        _write_digests(path, [digest])
+            announce_digests(path, [digest])
+        write_digests(path, [digest])
     except RuntimeError as error:  # what torch's writer makes of a full disk
         raise as_resource_error(OSError(errno.ENOSPC, str(error)), path) from error
 
 
-class _Hashed:
-    """A file whose bytes are hashed on their way to it: as they were meant, and without reading them again.
-
-    torch writes an archive from beginning to end and checks that itself.
-    """
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        self.sha256 = hashlib.sha256()
-        self._handle = handle
-
-    def write(self, data: bytes | memoryview) -> int:
-        self.sha256.update(data)
-        return self._handle.write(data)
-
-    def flush(self) -> None:
-        self._handle.flush()
-
-
 def _keep(path: Path, previous: Path) -> None:
     """Let ``previous`` be what ``path`` is now, with the digest it was written with: damage stays visible."""
-    digests = _listed(path) or [sha256(path)]
-    _announce(previous, digests)
+    digests = listed_digests(path) or [sha256(path)]
+    announce_digests(previous, digests)
     linked = temporary_name(previous)
     remove_quietly(linked)
     try:
@@ -145,23 +129,7 @@ def _keep(path: Path, previous: Path) -> None:
     finally:
         remove_quietly(linked)  # renaming a link onto its own file does nothing
     fsync_folder(previous.parent)
-    _write_digests(previous, digests)
-
-
-def _announce(path: Path, digests: list[str]) -> None:
-    """List the digests to come beside those of what is there, so that the file is right before and after."""
-    _write_digests(path, [*digests, *(line for line in _listed(path) if line not in digests)])
-
-
-def _write_digests(path: Path, digests: list[str]) -> None:
-    write_text(digest_path(path), "".join(f"{d}  {path.name}\n" for d in digests), label="digest")
-
-
-def _listed(path: Path) -> list[str]:
-    try:
-        return [line.split()[0] for line in digest_path(path).read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        return []
+    write_digests(previous, digests)
 
 
 def load(path: Path) -> tuple[dict[str, Any], str]:
@@ -194,7 +162,7 @@ def read_archive(path: Path) -> tuple[Any, str]:
         raise UsageError(f"the checkpoint {path} {where}", _NAME_ONE)
     try:
         with open(path, "rb") as handle:
-            listed = _listed(path)
+            listed = listed_digests(path)
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
             if listed and digest not in listed:
                 if _was_replaced(path, handle):
@@ -278,16 +246,33 @@ def encoder_of(payload: Mapping[str, Any], digest: str, path: Path) -> SavedEnco
             check_tensor(path, name, tensor)
         return SavedEncoder(
             state=state,
-            info=EncoderInfo(**payload["info"]),
+            info=_info(payload["info"]),
             path=path,
             digest=digest,
-            method=str(origin["method"]),
-            epoch=int(origin["epoch"]),
-            seed=int(origin["seed"]),
-            data=origin["data"],
+            method=_typed(origin["method"], str),
+            epoch=_typed(origin["epoch"], int),
+            seed=_typed(origin["seed"], int),
+            data=_typed(origin["data"], dict),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UsageError(f"{path} is not a checkpoint of this version of scarce", _OWN_ONLY) from None
+
+
+def _info(values: Mapping[str, Any]) -> EncoderInfo:
+    """ValueError for numbers that no run can have: they would be allocated or divided by."""
+    info = EncoderInfo(**values)
+    _typed(info.backbone, str)
+    numbers = (_typed(info.size, int), float(info.mean), float(info.std))
+    if not (0 < numbers[0] <= _LARGEST_SIZE and all(map(math.isfinite, numbers)) and numbers[2] > 0):
+        raise ValueError
+    return info
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    """``value`` as it is. TypeError for any other type: making text of a forged list of lists may never end."""
+    if type(value) is not kind:
+        raise TypeError
+    return value
 
 
 def check_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:

@@ -29,7 +29,11 @@ class _Group(TyperGroup):
             _fail(error.message, error.remedy, error.exit_code)
         except KeyboardInterrupt as interrupt:
             name, code = ("SIGTERM", 143) if isinstance(interrupt, Terminated) else ("Ctrl-C", 130)
-            _fail(f"stopped by {name}", "nothing was left half-written: run the same command again", code)
+            _fail(
+                f"stopped by {name}",
+                "nothing was left half-written: run the same command again (a training that had begun: with --resume)",
+                code,
+            )
         except (typer.Exit, typer.Abort, SystemExit):
             raise
         except BrokenPipeError:

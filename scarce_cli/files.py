@@ -162,6 +162,46 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+class Hashed:
+    """A file that is written from beginning to end, its bytes hashed on their way: as they were meant."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.sha256 = hashlib.sha256()
+        self._handle = handle
+
+    def write(self, data: bytes | memoryview) -> int:
+        """As a file's."""
+        self.sha256.update(data)
+        return self._handle.write(data)
+
+    def flush(self) -> None:
+        """As a file's."""
+        self._handle.flush()
+
+
+def digest_path(path: Path) -> Path:
+    """The SHA-256 file beside ``path``, in the format of ``sha256sum``."""
+    return path.with_name(path.name + ".sha256")
+
+
+def write_digests(path: Path, digests: list[str]) -> None:
+    """List ``digests`` beside ``path``: it is whole when it has one of them."""
+    write_text(digest_path(path), "".join(f"{d}  {path.name}\n" for d in digests), label="digest")
+
+
+def announce_digests(path: Path, digests: list[str]) -> None:
+    """List the digests to come beside those of what is there, so that the file is right before and after."""
+    write_digests(path, [*digests, *(line for line in listed_digests(path) if line not in digests)])
+
+
+def listed_digests(path: Path) -> list[str]:
+    """The digests beside ``path``; none when there is no list that can be read."""
+    try:
+        return [line.split()[0] for line in digest_path(path).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes an ordinary user may still write on the disk that holds ``folder``."""
     return shutil.disk_usage(folder).free

@@ -21,8 +21,8 @@ from scarce_cli.files import sha256
 _FIRST = "conv1.weight"  # the layer that sees the film
 _HEAD = "fc."  # torchvision's classifier
 _COUNTER = "num_batches_tracked"  # torchvision's oldest files have none
-_SHOWN = 3  # names in a message
-_LONGEST = 80  # letters of what a file says in a message
+_SHOWN = 5  # names in a message
+_LONGEST = 64  # letters of what a file says in a message
 _REMEDY = "name a local file (nothing is downloaded): torchvision's {} as .pth or .safetensors, or a checkpoint's"
 
 
@@ -128,7 +128,15 @@ def _check_names(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, T
     }
     told = [f"{what}: {_names(names)}" for what, names in faults.items() if names]
     if told:
-        raise UsageError(f"{path} holds no weights of a {backbone}; {'; '.join(told)}")
+        kind = _kind(state)
+        hint = f"; these are names of a {kind}: --set model.backbone={kind}" if kind not in ("", backbone) else ""
+        raise UsageError(f"{path} holds no weights of a {backbone}; {'; '.join(told)}{hint}")
+
+
+def _kind(names: Mapping[str, Any]) -> str:
+    """The encoder of ours that has these names, by its blocks; "" for any other."""
+    third = {name.split(".")[1] for name in names if name.startswith("layer3.")}
+    return {(2, False): "resnet18", (6, True): "resnet50"}.get((len(third), "layer1.0.conv3.weight" in names), "")
 
 
 def _alike(name: str, value: Tensor, wanted: Mapping[str, Tensor]) -> bool:

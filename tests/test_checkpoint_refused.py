@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import random
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,12 @@ from tests.hostile import torch_tar
 PATH = Path("a.pt")
 
 
+INFO = {"backbone": "resnet18", "size": 32, "mean": 0.5, "std": 0.25}
+ORIGIN = {"method": "spark", "step": 1, "epoch": 1, "seed": 0, "data": {}}
+
+
 def _save(encoder: dict[str, torch.Tensor]) -> None:
-    origin = {"method": "spark", "step": 1, "epoch": 1, "seed": 0, "data": {}}
-    save(PATH, encoder=encoder, info=EncoderInfo("resnet18", 32, 0.5, 0.25), origin=origin)
+    save(PATH, encoder=encoder, info=EncoderInfo(**INFO), origin=ORIGIN)  # type: ignore[arg-type]
 
 
 class _Evil:
@@ -170,6 +174,8 @@ def _changed(**changes: object) -> bytes:
     return buffer.getvalue()
 
 
+WRONG_INFO = [("size", 10**9), ("size", 0), ("size", 32.0), ("std", 0.0), ("std", float("nan"))]
+WRONG_INFO += [("mean", float("inf")), ("mean", "grey"), ("backbone", ["resnet18"])]
 NOT_OURS: dict[str, Callable[[], bytes]] = {
     "text": lambda: b"these are labels, not weights\n" * 50,
     "empty": lambda: b"",
@@ -183,7 +189,20 @@ NOT_OURS: dict[str, Callable[[], bytes]] = {
     "info that does not fit": lambda: _changed(info={"backbone": "resnet18", "colour": 3}),
     "encoder that is none": lambda: _changed(encoder=[1, 2]),
     "encoder of numbers": lambda: _changed(encoder={"w": 1.0}),
+    "method that is a list": lambda: _changed(info=INFO, origin={**ORIGIN, "method": ["spark"]}),
+    "seed that is text": lambda: _changed(info=INFO, origin={**ORIGIN, "seed": "9" * 5000}),
+    "data that is text": lambda: _changed(info=INFO, origin={**ORIGIN, "data": "films"}),
+    **{
+        f"{key} of {value}": lambda key=key, value=value: _changed(info={**INFO, key: value}, origin=ORIGIN)
+        for key, value in WRONG_INFO
+    },
 }
+
+
+def test_the_parts_that_are_forged_below_are_taken_where_they_are_right() -> None:
+    Path("a.pt").write_bytes(_changed(info=INFO, origin=ORIGIN, encoder={"w": torch.zeros(2)}))
+    saved = load_encoder(Path("a.pt"))
+    assert (saved.info, saved.method, saved.seed) == (EncoderInfo("resnet18", 32, 0.5, 0.25), "spark", 0)
 
 
 @pytest.mark.parametrize("kind", NOT_OURS)
@@ -235,3 +254,87 @@ def test_any_bytes_in_place_of_a_checkpoint_give_a_message() -> None:
         PATH.write_bytes(data)
         with contextlib.suppress(DamagedData, UnsafeInput, UsageError):
             load_encoder(PATH)
+
+
+def _laughs(depth: int) -> list:
+    """A few hundred bytes that are 2**depth elements when somebody writes them out."""
+    value: list = ["ha"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize("place", ["origin", "info", "encoder", "format"])
+def test_values_that_unfold_are_never_written_out(place: str) -> None:
+    deep = _laughs(60)
+    changes = {
+        "origin": {"info": INFO, "origin": {**ORIGIN, "method": deep}},
+        "info": {"info": {**INFO, "backbone": deep}, "origin": ORIGIN},
+        "encoder": {"info": INFO, "origin": ORIGIN, "encoder": {"w": deep}},
+        "format": {"format": deep},
+    }
+    PATH.write_bytes(_changed(**changes[place]))
+    with pytest.raises(UsageError, match=r"a\.pt is not a checkpoint"):
+        load_encoder(PATH)
+
+
+def _with_another_pickle(archive: bytes, change: Callable[[bytearray], None]) -> bytes:
+    """The archive with its pickle changed and its check sums right: as somebody who knows would forge it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            data = bytearray(old.read(name))
+            if name.endswith("data.pkl"):
+                change(data)
+            new.writestr(name, bytes(data))
+    return buffer.getvalue()
+
+
+def _mutate(rng: random.Random, data: bytearray) -> None:
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        place = rng.randrange(len(data))
+        kind = rng.randrange(4)
+        if kind == 0:
+            data[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[place] = rng.randrange(256)
+        elif kind == 2:
+            data[place:place] = rng.randbytes(rng.choice((1, 4, 8)))
+        else:
+            del data[place : place + rng.choice((1, 3))]
+
+
+def test_500_forged_pickles_are_refused_or_harmless_in_bounded_memory(child: Callable) -> None:
+    """Shapes, sizes, strides, types and names changed at random, check sums right."""
+    _save({"conv1.weight": torch.arange(640.0).reshape(64, 1, 10), "bn1.num_batches_tracked": torch.tensor(3)})
+    digest_path(PATH).unlink()
+    whole = PATH.read_bytes()
+
+    def load_all() -> None:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        rng, refused = random.Random(3), 0
+        for _ in range(500):
+            PATH.write_bytes(_with_another_pickle(whole, lambda data: _mutate(rng, data)))
+            try:
+                saved = load_encoder(PATH)
+            except (DamagedData, UnsafeInput, UsageError):
+                refused += 1
+            else:
+                assert sum(tensor.nbytes for tensor in saved.state.values()) <= len(whole)
+        assert 400 < refused < 500
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+    assert child(load_all) == 0
+
+
+NOT_PLAIN: dict[str, Callable[[], torch.Tensor]] = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "meta": lambda: torch.empty((10**6, 10**6), device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_a_tensor_that_is_not_plain_numbers_is_refused(kind: str) -> None:
+    _save({"w": NOT_PLAIN[kind]()})
+    with pytest.raises(UnsafeInput, match=r"a\.pt: 'w' is no plain tensor"):
+        load_encoder(PATH)

@@ -113,8 +113,10 @@ def test_another_network_names_the_first_keys() -> None:
     with pytest.raises(UsageError) as error:
         _read("r50.pth", build_encoder("resnet18", seed=0).state_dict())
     assert error.value.message.startswith("r50.pth holds no weights of a resnet18; ")
-    assert "unknown: layer1.0.conv3.weight, layer1.0.bn3.weight, layer1.0.bn3.bias and " in error.value.message
+    five = "conv3.weight, bn3.weight, bn3.bias, bn3.running_mean, bn3.running_var".replace(", ", ", layer1.0.")
+    assert f"unknown: layer1.0.{five} and " in error.value.message
     assert "other shape or type: layer1.0.conv1.weight, layer1.1.conv1.weight, " in error.value.message
+    assert error.value.message.endswith("; these are names of a resnet50: --set model.backbone=resnet50")
     assert error.value.remedy == (
         "name a local file (nothing is downloaded): torchvision's resnet18 as .pth or .safetensors, or a checkpoint's"
     )
@@ -159,7 +161,7 @@ def test_names_of_any_length_and_number_stay_one_short_message() -> None:
     with pytest.raises(UsageError) as error:
         _read("a.pth")
     assert len(error.value.message) < 500
-    assert " and 17 more" in error.value.message
+    assert " and 15 more" in error.value.message
 
 
 def test_no_file_a_folder_and_other_files_are_code_2() -> None:
