@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import socket
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,13 @@ import pytest
 import torch
 
 from scarce_cli import checkpoint
+from scarce_cli.data.build import build_from_images
+from scarce_cli.data.cache import open_cache
+from scarce_cli.engine.job import Job
+from scarce_cli.engine.trainer import Trainer
 from scarce_cli.errors import DamagedData
 from scarce_cli.methods import TABLE
+from scarce_cli.runs import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -165,11 +173,17 @@ def test_a_run_that_is_done_resumes_to_nothing(train: Any, lines: Any) -> None:
     assert lines()[-1]["step"] == 12
 
 
-def test_a_damaged_last_checkpoint_gives_way_to_the_previous_one(train: Any, saved: Any, same: Any) -> None:
-    train("run.checkpoint_steps=5", out="runs/whole")
+def _flip(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
+
+
+DAMAGE = {"flipped": _flip, "cut": lambda data: data[:-1], "empty": lambda data: b""}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_last_checkpoint_gives_way_to_the_previous_one(kind: str, train: Any, saved: Any, same: Any) -> None:
     parts = train("run.checkpoint_steps=5")
-    data = bytearray(parts.run.last.read_bytes())
-    data[len(data) // 2] ^= 4
+    whole, data = saved(parts.run.path), DAMAGE[kind](parts.run.last.read_bytes())
     parts.run.last.write_bytes(data)
     again = train("run.checkpoint_steps=5", resume=True)
     (warning,) = again.listener.all("warned")
@@ -178,12 +192,67 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_previous_one(train: Any, sav
     assert "\n" not in warning
     assert again.run.last.with_name("last.pt.damaged").read_bytes() == data
     assert again.listener.all("started")[0][1] == 10
-    assert same(saved("runs/whole"), saved(again.run.path))
-    for path in (again.run.last, again.run.previous):
-        path.write_bytes(b"PK")
-    with pytest.raises(DamagedData, match=r"runs/a/previous\.pt is damaged"):
+    assert same(whole, saved(again.run.path))
+
+
+def test_two_damaged_checkpoints_are_code_5_and_stay(train: Any) -> None:
+    run = train("run.checkpoint_steps=5").run
+    for path, kind in ((run.last, "flipped"), (run.previous, "empty")):
+        path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    files = {path: path.read_bytes() for path in run.path.glob("*.pt*")}
+    with pytest.raises(DamagedData, match=r"runs/a/previous\.pt is damaged") as error:
         train("run.checkpoint_steps=5", resume=True)
-    assert again.run.last.exists()
+    assert error.value.exit_code == 5
+    assert error.value.remedy
+    assert {path: path.read_bytes() for path in run.path.glob("*.pt*")} == files
+
+
+@pytest.mark.parametrize("ages", [(10**9, 2 * 10**9), (4 * 10**9, 0)], ids=["clock went back", "clock went ahead"])
+def test_the_newest_is_the_one_of_that_name_whatever_the_clock_and_the_host_say(
+    ages: tuple[int, int], train: Any, stop: Any, saved: Any, same: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a jump of the clock, or in a virtual machine that goes on under another name."""
+    whole = train(out="runs/whole")
+    stop(7, "run.checkpoint_steps=5")
+    run = RunFolder(Path("runs/a"))
+    (run.path / ".lock").write_text("process 1 on the-host-before")
+    for path in run.path.rglob("*"):
+        os.utime(path, (ages[path == run.last],) * 2)
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
+    with run.lock():
+        again = train(resume=True)
+    assert again.listener.all("started")[0][1] == 7
+    assert again.listener.all("warned") == []
+    assert same(whole.weights, again.weights)
+
+
+def test_a_cache_cut_in_mid_run_is_code_5_and_the_run_goes_on_when_it_is_rebuilt(
+    train: Any, toy: Any, make_job: Any, listener: Any, dataset: Path, saved: Any, lines: Any, same: Any
+) -> None:
+    train("run.checkpoint_steps=2", out="runs/whole")
+    films = Path(shutil.copytree(dataset, "films"))
+
+    def job(**more: Any) -> Job:
+        made = make_job("run.checkpoint_steps=2", **more)
+        return replace(made, identity=replace(made.identity, cache=open_cache(films)))
+
+    toy.hook = staticmethod(lambda step: os.truncate(films / "cache.npy", 200) if step == 7 else None)
+    with pytest.raises(DamagedData, match=r"the cache films/cache\.npy changed while it was read: 200 bytes") as error:
+        Trainer(job(), listener).train()
+    assert error.value.exit_code == 5
+    assert "the last checkpoint is intact" in error.value.message
+    assert f"scarce cache {films} --rebuild; go on with the same command and --resume" in error.value.remedy
+    assert listener.heard[-1] == ("ended", None)
+    assert saved()["origin"]["step"] in (6, 8)
+    toy.hook = staticmethod(lambda step: None)
+    with pytest.raises(DamagedData, match="has 200 bytes where"):
+        job(resume=True)
+    build_from_images(films, workers=1)
+    Trainer(job(resume=True), listener).train()
+    ended, whole = saved(), saved("runs/whole")
+    assert ended["origin"].pop("data") != whole["origin"].pop("data")  # the folder
+    assert same(whole, ended)
+    assert lines("runs/whole") == lines()
 
 
 def test_a_run_set_aside_and_stopped_at_once_still_goes_on(train: Any, stop: Any, saved: Any, same: Any) -> None:
