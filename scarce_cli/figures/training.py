@@ -92,9 +92,8 @@ def _groups(history: History, names: Sequence[str]) -> list[list[str]]:
 
 def _size(history: History, name: str) -> float | None:
     """The largest absolute value; None where there is no finite one."""
-    values = np.concatenate([history.steps(name)[1], history.epochs(name)[1]])
-    finite = np.abs(values[np.isfinite(values)])
-    return float(finite.max()) if finite.size else None
+    finite = _finite(history, name)
+    return float(np.abs(finite).max()) if finite.size else None
 
 
 def _draw_loss(axis: Axes, history: History) -> None:
@@ -115,7 +114,7 @@ def _draw_rate(axis: Axes, history: History) -> None:
     decay = _finite(history, "weight_decay")
     if not decay.size:
         return
-    if decay.min() == decay.max():
+    if np.allclose(decay, decay[0], atol=0.0):  # the mean of equal numbers is not quite that number
         _title(axis, f"learning rate (weight decay {decay[0]:g})")
         return
     other = axis.twinx()

@@ -181,7 +181,10 @@ def test_what_is_the_loss_by_another_name_is_not_drawn_twice(figures: list[Figur
 
 
 def test_weight_decay_stands_in_the_title_or_on_an_axis_of_its_own(figures: list[Figure], tmp_path: Path) -> None:
-    draw_training(History(lines(20, 10, own=lambda n: {"weight_decay": 0.05})), tmp_path / "x.png", title="x")
+    mean = sum([0.05] * 6) / 6
+    assert mean != 0.05
+    log = History(lines(20, 10, own=lambda n: {"weight_decay": 0.05}, once=lambda e: {"weight_decay": mean}))
+    draw_training(log, tmp_path / "x.png", title="x")
     assert "learning rate (weight decay 0.05)" in shown(figures)
     draw_training(History(lines(20, 10, own=lambda n: {"weight_decay": n / 100})), tmp_path / "x.png", title="x")
     assert "learning rate, and weight decay (right)" in shown(figures)
