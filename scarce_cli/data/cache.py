@@ -12,7 +12,7 @@ import mmap
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,17 +78,37 @@ def open_cache(folder: Path) -> Cache:
     Raises UsageError (none built, or made from other films or settings), DamagedData (cut or broken),
     UnsafeInput (an index that scarce cannot have written).
     """
+    try:
+        index = open(folder / INDEX, "rb")  # noqa: SIM115  closed below
+    except OSError:
+        return _open(folder)  # it says what is wrong
+    with index:
+        cache = _open(folder)
+        return cache if _is_at(folder / INDEX, index) else open_cache(folder)
+
+
+def _open(folder: Path) -> Cache:
     index = read_index(folder)
     check_current(index, read_dataset(folder))
     check_file(folder, index)
-    path, shape = folder / CACHE, index.films_shape
+    path, size, about = folder / CACHE, index.films_shape[1], (index.mean, index.std, index.digest)
     images, mapped = _map(folder, path, index)
-    return Cache(folder, images, index.order, shape[1], index.mean, index.std, index.digest, path, index.offset, mapped)
+    return Cache(folder, images, index.order, size, *about, path, index.offset, mapped)
+
+
+def _is_at(path: Path, handle: IO[bytes]) -> bool:
+    """Whether an open file still has that name. A rebuild meanwhile would join the films of one to another's names."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(handle.fileno()))
+    return False
 
 
 def copied(cache: Cache, path: Path) -> Cache:
     """The cache with its films read from ``path``, a copy of its file in memory. Raises as `open_cache`."""
-    images, mapped = _map(cache.folder, path, read_index(cache.folder))
+    index = read_index(cache.folder)
+    if index.digest != cache.digest:
+        raise DamagedData(f"the cache in {cache.folder} changed while it was copied", "run the same command again")
+    images, mapped = _map(cache.folder, path, index)
     return replace(cache, images=images, file=path, map=mapped, in_memory=True)
 
 
@@ -209,13 +229,10 @@ def gather(
 ) -> npt.NDArray[np.uint8]:
     """(B, size, size) uint8: the films of ``rows`` (B,), into ``out`` when given (no allocation then).
 
-    Reading a map behind the end of a file that was cut ends the process with SIGBUS, so the length of the open
-    file is looked at first (half a microsecond). A cut between that look and the copy, a millisecond later, is
-    not caught.
+    Reading a map behind the end of a cut file ends the process with SIGBUS, so the length of the open file is
+    looked at first (half a microsecond). A cut after that look and before the copy is done is not caught.
 
-    Raises:
-        IndexError: a row that is not there.
-        DamagedData: the file was cut since it was opened.
+    Raises IndexError (a row that is not there), DamagedData (the file was cut since it was opened).
     """
     _check_rows(cache, rows)
     _check_whole(cache)
@@ -242,10 +259,10 @@ def _check_whole(cache: Cache) -> None:
 
 
 def advise(cache: Cache, rows: npt.NDArray[np.integer[Any]]) -> None:
-    """Ask the kernel to read the films of ``rows`` (B,) from the disk in the background: those of the next batches.
+    """Ask the kernel to read the films of ``rows`` (B,), those of the next batches, in the background.
 
-    So that a process without workers need not wait for the disk. Does nothing for films in memory. A wish, not a
-    promise: what goes wrong goes wrong in `gather`. IndexError for a row that is not there.
+    So a process without workers need not wait for the disk. Does nothing for films in memory, and never fails but
+    by IndexError for a row that is not there: `gather` says what is wrong.
     """
     _check_rows(cache, rows)
     if cache.in_memory:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scarce_cli.data import cache as cache_module
 from scarce_cli.data.build import build_from_images, check_cache
 from scarce_cli.data.cache import advise, copied, gather, open_cache, verify_cache
 from scarce_cli.data.decode import decode_png
@@ -127,6 +128,36 @@ def test_c4_readers_survive_a_rebuild(built: Path, make_films: Callable[..., Pat
     build_from_images(built, workers=1)
     assert np.array_equal(cache.images, before)
     assert len(open_cache(built).images) == 11
+
+
+def test_c4_a_rebuild_while_it_is_opened_never_joins_films_to_the_names_of_others(
+    built: Path, make_films: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many films as before, so that nothing but the index tells one from the other."""
+
+    def rebuild(folder: Path, index: Any) -> None:
+        monkeypatch.setattr(cache_module, "check_file", check_file)
+        films = make_films(1, first=20)
+        (films / "f000.png").unlink()
+        shutil.rmtree(built)
+        preprocess(Request(films, built, Settings(32), workers=1))
+        build_from_images(built, workers=1)
+        check_file(folder, index)
+
+    check_file = cache_module.check_file
+    monkeypatch.setattr(cache_module, "check_file", rebuild)
+    cache = open_cache(built)
+    assert cache.names[-1] == "f020.png"
+    for name, image in zip(cache.names, cache.images, strict=True):
+        assert np.array_equal(image, decode_png((built / "images" / name).read_bytes()).pixels)
+
+
+def test_c4_a_copy_of_a_cache_that_was_rebuilt_meanwhile_is_refused(built: Path) -> None:
+    cache = open_cache(built)
+    edit(built / "cache.json", lambda index: index.update(digest="0" * 32))
+    with pytest.raises(DamagedData, match="changed while it was copied") as error:
+        copied(cache, built / "cache.npy")
+    assert error.value.remedy
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["mapped", "in memory"])
