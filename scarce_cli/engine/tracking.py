@@ -61,6 +61,8 @@ class Tracker:
 
     def _start(self, online: bool, folder: Path, config: Mapping[str, Any], logged: int) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
+        if not online:  # its own measurements and error reports ask the environment, not what init is told
+            os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false")
         import wandb
 
         name, self._sent = _identify(folder, logged)

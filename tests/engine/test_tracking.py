@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +58,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
     stand_in = Fake()
     monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")  # put back at the end, whatever the tracker makes of it
     monkeypatch.setattr(tracking, "_TIMEOUT", 0.2)
     return stand_in
 
@@ -276,6 +279,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
 
 
 def _records(path: Path) -> list[Any]:
@@ -350,6 +354,25 @@ def _run_script(*arguments: object, **environment: str) -> subprocess.CompletedP
         capture_output=True, text=True, timeout=60, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("real")
+def test_offline_nothing_is_sent_not_even_what_the_package_measures_of_itself() -> None:
+    heard: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            heard.append(str(self.client_address))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        done = _run_script("offline", 30, WANDB_BASE_URL=address, WANDB_API_KEY="0" * 40)
+        assert (done.stdout, done.stderr, done.returncode, heard) == ("went on\n", "", 0, [])
+        with pytest.raises(OSError, match=r"."):
+            urllib.request.urlopen(address, timeout=10)
+        assert len(heard) == 1  # the server does hear
+        server.shutdown()
 
 
 @pytest.mark.usefixtures("real")
