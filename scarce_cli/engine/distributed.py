@@ -43,12 +43,26 @@ def ranks(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     with _understood("the other processes cannot be reached"):
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        _join("nccl" if device.type == "cuda" else "gloo")
     try:
-        with _understood("another process of the run is gone"):
+        with _understood("another process of the run is gone"), warnings.catch_warnings():
+            # Of kernels of one pixel, whose strides may be written in two ways.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             yield device
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Meet the others where torchrun's variables say.
+
+    The meeting place outlives a restart, and with it the addresses of those who died: each attempt has names of its
+    own there.
+    """
+    store, number, world = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    place = dist.PrefixStore(f"scarce-{attempt}", store)
+    dist.init_process_group(backend, store=place, rank=number, world_size=world, timeout=_PATIENCE)
 
 
 @contextlib.contextmanager

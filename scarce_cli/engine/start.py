@@ -11,7 +11,9 @@ from scarce_cli.engine.job import Job
 from scarce_cli.engine.optim import build_optimizer
 from scarce_cli.engine.state import TrainState
 from scarce_cli.files import sha256
+from scarce_cli.models.ranks import world_size
 from scarce_cli.models.resnet import Encoder, build_encoder
+from scarce_cli.models.sync_batch_norm import synchronise_batch_norms
 from scarce_cli.weights import read_weights
 
 
@@ -34,6 +36,8 @@ def build_state(job: Job) -> TrainState:
         torch.manual_seed(config.run.seed + 1)
         method = job.method_class.build(encoder, job.method_settings, config.data.size)
     method.check_batch(config.run.batch_size)
+    if config.model.sync_batch_norm and world_size() > 1:
+        synchronise_batch_norms(method)
     # Channels last: 1.5 to 1.7 times the steps per second on two CPU cores, and what tensor cores want.
     method.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainState(
