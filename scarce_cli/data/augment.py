@@ -4,8 +4,8 @@ The order is that of the published listing: crop and flip (and rotation, all thr
 stored pixels), brightness and contrast, blur, noise, normalisation. Every random number is a function of
 (seed, epoch, film, view), so a view does not depend on the batch it is in, on threads or on workers.
 
-A batch goes through in chunks of films whose pixels stay in the processor's cache from one step to the next.
-Nothing waits for a GPU, and one copy takes all drawn numbers there.
+A batch goes through in chunks of films whose pixels stay in the processor's cache from one step to the next; on a CPU
+each thread takes chunks of its own. Nothing waits for a GPU, and one copy takes all drawn numbers there.
 
 Shape suffixes: B films, H and W pixels of the view, S side of the stored film, V side of the view.
 """
@@ -19,17 +19,29 @@ from torch import Tensor
 
 from scarce_cli.config import AugmentSettings
 from scarce_cli.data.augment_draw import ViewParameters, draw_parameters
-from scarce_cli.data.augment_geometry import published, published_rows, taps_for, warp, warp_rows
+from scarce_cli.data.augment_geometry import (
+    grid_terms,
+    published,
+    published_rows,
+    published_terms,
+    taps_for,
+    warp,
+    warp_rows,
+)
 from scarce_cli.data.augment_pixels import (
     add_noise,
     blur_,
     blur_rows,
+    blur_terms,
     jitter,
     jitter_rows,
+    jitter_terms,
     noise_rows,
+    noise_terms,
     normalise,
 )
-from scarce_cli.data.augment_table import Row, Rows, Table, Workspace
+from scarce_cli.data.augment_table import Row, Rows, Workspace, on_device, workspace
+from scarce_cli.data.augment_threads import share_out
 
 __all__ = ["View", "ViewParameters", "draw_parameters", "make_view"]
 
@@ -45,7 +57,7 @@ class View:
     clean_BCHW: Tensor
 
 
-@torch.no_grad()
+@torch.inference_mode(False)
 def make_view(
     films_BSS: Tensor,
     settings: AugmentSettings,
@@ -63,21 +75,25 @@ def make_view(
         mean, std: grey value taken off and divided by, films in [0, 1].
 
     Returns:
-        Views (B, 1, V, V), float32, under autocast as well.
+        Views (B, 1, V, V), float32, without gradient, under autocast as well.
     """
+    device, count = films_BSS.device, len(films_BSS)
     recipe = _Recipe.of(settings, parameters, films_BSS.shape[-1], size, mean, std)
-    count, chunk = len(films_BSS), recipe.films_at_once(films_BSS.device)
-    table = Table(recipe.rows(parameters, chunk), films_BSS.device)
-    work = Workspace(films_BSS.device)
-    image = torch.empty(count, 1, size, size, device=films_BSS.device)
+    chunk = recipe.films_at_once(device)
+    image = torch.empty(count, 1, size, size, device=device)
     clean = torch.empty_like(image) if recipe.noise else image
-    with torch.autocast(device_type=films_BSS.device.type, enabled=False):
-        for first in range(0, count, chunk):
-            last = min(first + chunk, count)
-            rows, blurred = table.films(first, last), int(parameters.blur[first:last].sum())
-            recipe.clean(films_BSS[first:last], rows, blurred, clean[first:last, 0], work)
+
+    def make(part: int) -> None:
+        here, work = slice(part * chunk, (part + 1) * chunk), workspace(device)
+        own, blurred = {name: term[here] for name, term in terms.items()}, int(parameters.blur[here].sum())
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            recipe.clean(films_BSS[here], own, blurred, clean[here, 0], work)
             if recipe.noise:
-                add_noise(clean[first:last, 0], rows, recipe.noise, image[first:last, 0], work)
+                add_noise(clean[here, 0], own, recipe.noise, image[here, 0], work)
+
+    if count:
+        terms = recipe.terms(on_device(recipe.rows(parameters, chunk), device))
+        share_out(make, -(-count // chunk), device)
     return View(image_BCHW=image, clean_BCHW=clean)
 
 
@@ -119,20 +135,30 @@ class _Recipe:
         return max(1, _CHUNK_BYTES[device.type] // (4 * pixels))
 
     def rows(self, p: ViewParameters, chunk: int) -> dict[str, Row]:
-        """Everything that depends on the film."""
+        """What is drawn for each film."""
         geometry = warp_rows(p, self.stored) if self.geometry == "warp" else published_rows(p)
         jitters = jitter_rows(p) if self.jitter else {}
         noises = noise_rows(p) if self.noise else {}
         return {**geometry, **jitters, **blur_rows(p, chunk), **noises}
 
-    def clean(self, films_nSS: Tensor, rows: Rows, blurred: int, out_nVV: Tensor, work: Workspace) -> None:
+    def terms(self, rows: Rows) -> Rows:
+        """What follows from that before a pixel is looked at, for all films at once."""
+        if self.geometry == "warp":
+            geometry = grid_terms(rows, self.size * self.taps)
+        else:
+            geometry = published_terms(rows, self.size)
+        jitters = jitter_terms(rows, self.size, self.std) if self.jitter else {}
+        noises = noise_terms(rows) if self.noise else {}
+        return {**geometry, **jitters, **blur_terms(rows, self.size, self.half), **noises}
+
+    def clean(self, films_nSS: Tensor, terms: Rows, blurred: int, out_nVV: Tensor, work: Workspace) -> None:
         """Views without noise, normalised, into ``out_nVV``."""
         if self.geometry == "warp":
-            views_nVV = warp(films_nSS, rows, self.size, self.taps, work)
+            views_nVV = warp(films_nSS, terms, self.taps, work)
         else:
-            views_nVV = published(films_nSS, rows, self.size, work, turn=self.turn)
+            views_nVV = published(films_nSS, terms, self.size, work, turn=self.turn)
         if self.jitter:
-            jitter(views_nVV, rows, self.mean, self.std, out_nVV, work)
+            jitter(views_nVV, terms, self.mean, self.std, out_nVV)
         else:
             normalise(views_nVV, self.mean, self.std, out_nVV)
-        blur_(out_nVV, rows, blurred, self.half, work)
+        blur_(out_nVV, terms, blurred, self.half, work)

@@ -22,8 +22,8 @@ def taps_for(settings: AugmentSettings, stored: int, size: int) -> int:
 
 
 def warp_rows(p: ViewParameters, stored: int) -> dict[str, Row]:
-    """What `warp` needs: x' = xx x + xy y + x0 and y' = yx x + yy y + y0 lead from positions in the view to positions
-    in the film, both in [-1, 1]."""
+    """What `grid_terms` needs: x' = xx x + xy y + x0 and y' = yx x + yy y + y0 lead from positions in the view to
+    positions in the film, both in [-1, 1]."""
     cos, sin = np.cos(np.deg2rad(p.angle)), np.sin(np.deg2rad(p.angle))
     scale_x, scale_y = np.where(p.flip, -p.width, p.width) / stored, p.height / stored
     return {
@@ -36,7 +36,19 @@ def warp_rows(p: ViewParameters, stored: int) -> dict[str, Row]:
     }
 
 
-def warp(films_nSS: Tensor, rows: Rows, size: int, taps: int, work: Workspace) -> Tensor:
+def grid_terms(rows: Rows, side: int) -> Rows:
+    """What the grid of a view is the sum of: (B, 1, F) for its columns and (B, F, 1) for its rows, complex.
+
+    x and y are one complex number, so that a grid is one vectorised sum. A product of matrices, as in affine_grid, may
+    be rounded to TensorFloat32 on a GPU: a tenth of a pixel.
+    """
+    along = _centres(side, rows["xx"].device)
+    xx, xy, x0, yx, yy, y0 = (rows[name].unsqueeze(1) for name in ("xx", "xy", "x0", "yx", "yy", "y0"))
+    across = torch.complex(xx * along + x0, yx * along + y0)
+    return {"across": across.unsqueeze(1), "down": torch.complex(xy * along, yy * along).unsqueeze(2)}
+
+
+def warp(films_nSS: Tensor, terms: Rows, taps: int, work: Workspace) -> Tensor:
     """Crop, flip and rotate in one resampling of the stored pixels.
 
     Each view pixel is the mean of ``taps`` x ``taps`` bilinear samples spread over its own footprint, so
@@ -44,25 +56,21 @@ def warp(films_nSS: Tensor, rows: Rows, size: int, taps: int, work: Workspace) -
 
     Args:
         films_nSS: uint8.
+        terms: of `grid_terms` for V times ``taps``.
 
     Returns:
         (n, V, V) float32, grey values 0 to 255.
     """
-    grid_nFF2 = _grid(rows, size * taps, work)
-    views_n1FF = _sample(_floats(films_nSS, work).unsqueeze(1), grid_nFF2, "bilinear", "reflection")
-    return (F.avg_pool2d(views_n1FF, taps) if taps > 1 else views_n1FF).squeeze(1)
+    views_nFF = _sample(_floats(films_nSS, work), terms, "bilinear", "reflection", work)
+    return F.avg_pool2d(views_nFF, taps) if taps > 1 else views_nFF
 
 
-def _grid(rows: Rows, side: int, work: Workspace) -> Tensor:
-    """(n, side, side, 2): where each pixel of the view lies in the film."""
-    along = _centres(side, rows["xx"].device)
-    xx, xy, x0, yx, yy, y0 = (rows[name].unsqueeze(1) for name in ("xx", "xy", "x0", "yx", "yy", "y0"))
-    # x and y side by side are one complex number: one vectorised sum instead of a product of matrices, which
-    # TensorFloat32 would round to a tenth of a pixel.
-    across_nF = torch.complex(xx * along + x0, yx * along + y0)
-    down_nF = torch.complex(xy * along, yy * along)
-    grid = work.take("grid", len(xx), side, side, dtype=torch.complex64)
-    return torch.view_as_real(torch.add(across_nF[:, None, :], down_nF[:, :, None], out=grid))
+def _sample(images_nHW: Tensor, terms: Rows, mode: str, edge: str, work: Workspace) -> Tensor:
+    across, down = terms["across"], terms["down"]
+    grid = work.take("grid", len(across), down.shape[1], across.shape[2], dtype=torch.complex64)
+    grid_nFF2 = torch.view_as_real(torch.add(across, down, out=grid))
+    images_n1HW = images_nHW.unsqueeze(1)
+    return F.grid_sample(images_n1HW, grid_nFF2, mode=mode, padding_mode=edge, align_corners=False).squeeze(1)
 
 
 def _centres(side: int, device: torch.device) -> Tensor:
@@ -74,18 +82,19 @@ def _floats(films_nSS: Tensor, work: Workspace) -> Tensor:
     return work.take("films", *films_nSS.shape).copy_(films_nSS)
 
 
-def _sample(images_n1HW: Tensor, grid_nFF2: Tensor, mode: str, edge: str) -> Tensor:
-    return F.grid_sample(images_n1HW, grid_nFF2, mode=mode, padding_mode=edge, align_corners=False)
-
-
 def published_rows(p: ViewParameters) -> dict[str, Row]:
-    """What `published` needs."""
+    """What `published_terms` needs."""
     cos, sin, zero = np.cos(np.deg2rad(p.angle)), np.sin(np.deg2rad(p.angle)), np.zeros(len(p.angle))
     turn: dict[str, Floats] = {"xx": cos, "xy": -sin, "x0": zero, "yx": sin, "yy": cos, "y0": zero}
     return {**turn, "top": p.top, "left": p.left, "height": p.height, "width": p.width, "flip": p.flip}
 
 
-def published(films_nSS: Tensor, rows: Rows, size: int, work: Workspace, *, turn: bool) -> Tensor:
+def published_terms(rows: Rows, size: int) -> Rows:
+    """What `published` needs."""
+    return {**grid_terms(rows, size), **{name: rows[name] for name in ("top", "left", "height", "width", "flip")}}
+
+
+def published(films_nSS: Tensor, terms: Rows, size: int, work: Workspace, *, turn: bool) -> Tensor:
     """The published steps: crop and resize as Pillow does, flip, then rotate the VIEW by the nearest pixel; its corners
     are black (torchvision's RandomResizedCrop, RandomHorizontalFlip and RandomRotation with their defaults).
 
@@ -97,13 +106,11 @@ def published(films_nSS: Tensor, rows: Rows, size: int, work: Workspace, *, turn
         (n, V, V) float32, grey values 0 to 255. Pillow rounds to whole grey values after each step, this does not.
     """
     stored = films_nSS.shape[-1]
-    down_nVS = resize_weights(rows["top"], rows["height"], None, stored, size)
-    across_nVS = resize_weights(rows["left"], rows["width"], rows["flip"], stored, size)
-    narrow_nSV = torch.bmm(_floats(films_nSS, work), across_nVS.transpose(1, 2))
+    down_nVS = resize_weights(terms["top"], terms["height"], None, stored, size)
+    across_nVS = resize_weights(terms["left"], terms["width"], terms["flip"], stored, size)
+    narrow_nSV = torch.bmm(_floats(films_nSS, work), across_nVS.mT)
     views_nVV = torch.bmm(down_nVS, narrow_nSV)
-    if not turn:
-        return views_nVV
-    return _sample(views_nVV.unsqueeze(1), _grid(rows, size, work), "nearest", "zeros").squeeze(1)
+    return _sample(views_nVV, terms, "nearest", "zeros", work) if turn else views_nVV
 
 
 def resize_weights(first_n: Tensor, length_n: Tensor, flip_n: Tensor | None, stored: int, size: int) -> Tensor:

@@ -1,10 +1,11 @@
-"""All numbers that a batch of views needs, in one table and one copy to the device.
+"""All numbers that a batch of views needs, in one copy to the device, and the memory that its pixels go through.
 
-Shape suffixes: B films of the batch, n films of a chunk, R rows (one for each number).
+Shape suffixes: B films, R rows (one for each number).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,31 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Row = NDArray[Any]  # (B,), on the host
-Rows = Mapping[str, Tensor]  # (n,) each, on the device
+Rows = Mapping[str, Tensor]  # by film along the first dimension, on the device
 
 
-class Table:
-    """Named rows of one number for each film, on the device; rows given as int32 come back as int32."""
-
-    def __init__(self, rows: Mapping[str, Row], device: torch.device) -> None:
-        """Floats are rounded to float32. To a GPU goes one pinned copy that nothing waits for."""
-        self._whole = [name for name, row in rows.items() if row.dtype == np.int32]
-        self._names = self._whole + [name for name in rows if name not in self._whole]
-        # One dtype for all: float32 travels as its bits.
-        values = [
-            rows[name] if name in self._whole else rows[name].astype(np.float32).view(np.int32) for name in self._names
-        ]
-        table_RB = torch.from_numpy(np.stack(values))
-        if device.type == "cuda":
-            table_RB = table_RB.pin_memory().to(device, non_blocking=True)
-        self._table_RB = table_RB
-
-    def films(self, first: int, last: int) -> dict[str, Tensor]:
-        """The rows of films ``first`` to ``last`` - 1: name -> (n,)."""
-        part_Rn = self._table_RB[:, first:last]
-        whole = len(self._whole)
-        values = (*part_Rn[:whole].unbind(), *part_Rn[whole:].view(torch.float32).unbind())
-        return dict(zip(self._names, values, strict=True))
+def on_device(rows: Mapping[str, Row], device: torch.device) -> Rows:
+    """The same on the device, floats rounded to float32; int32 stays int32. To a GPU they go as one pinned table, and
+    nothing waits for the copy."""
+    # One dtype for all: float32 travels as its bits.
+    values = [row if row.dtype == np.int32 else row.astype(np.float32).view(np.int32) for row in rows.values()]
+    table_RB = torch.from_numpy(np.stack(values))
+    if device.type == "cuda":
+        table_RB = table_RB.pin_memory().to(device, non_blocking=True)
+    pairs = zip(rows.items(), table_RB.unbind(), strict=True)
+    return {name: bits if row.dtype == np.int32 else bits.view(torch.float32) for (name, row), bits in pairs}
 
 
 class Workspace:
@@ -55,3 +44,15 @@ class Workspace:
         if kept is None or kept.numel() < count or kept.dtype != dtype:
             kept = self._kept[name] = torch.empty(count, dtype=dtype, device=self._device)
         return kept[:count].view(shape)
+
+
+_own = threading.local()
+
+
+def workspace(device: torch.device) -> Workspace:
+    """Each thread keeps its own for the CPU, a few MB; for a GPU, where torch keeps memory itself, a new one."""
+    if device.type != "cpu":
+        return Workspace(device)
+    if not hasattr(_own, "workspace"):
+        _own.workspace = Workspace(device)
+    return _own.workspace

@@ -5,18 +5,30 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from scarce_cli.data.augment_threads import dismiss
 
 
 @pytest.fixture
 def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are forked from the test itself: no start-up time, and functions of a test can be their work."""
     monkeypatch.setattr("scarce_cli.data.pool.context", lambda: multiprocessing.get_context("fork"))
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Set torch's number of threads; put back afterwards, and no thread of ours left behind."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    dismiss()
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

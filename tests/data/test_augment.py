@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,31 +37,26 @@ def test_the_steps_come_in_the_order_of_the_listing(monkeypatch: pytest.MonkeyPa
 
 
 @both
-def test_views_are_the_same_bits_in_any_batch_and_with_any_number_of_threads(settings: AugmentSettings) -> None:
+def test_views_are_the_same_bits_in_any_batch(settings: AugmentSettings) -> None:
     films = random_films(40, 96)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        whole = views(films, settings, size=80)
-        for rows in (np.array([5, 2]), np.array([7]), np.arange(39, 2, -1)):
-            assert torch.equal(views(films, settings, rows, size=80).image_BCHW, whole.image_BCHW[rows])
-        torch.set_num_threads(2)
-        again = views(films, settings, size=80)
-        assert torch.equal(again.image_BCHW, whole.image_BCHW)
-        assert torch.equal(again.clean_BCHW, whole.clean_BCHW)
-    finally:
-        torch.set_num_threads(threads)
+    whole = views(films, settings, size=80)
+    for rows in (np.array([5, 2]), np.array([7]), np.arange(39, 2, -1)):
+        part = views(films, settings, rows, size=80)
+        assert torch.equal(part.image_BCHW, whole.image_BCHW[rows])
+        assert torch.equal(part.clean_BCHW, whole.clean_BCHW[rows])
 
 
 @both
-def test_views_are_the_same_however_many_films_are_done_at_once(
-    settings: AugmentSettings, monkeypatch: pytest.MonkeyPatch
+def test_views_are_the_same_bits_with_any_number_of_threads_and_films_at_once(
+    settings: AugmentSettings, monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
 ) -> None:
     films = random_films(9, 96)
     whole = views(films, settings)
     for films_at_once in (1, 2, 4):
         monkeypatch.setattr(augment, "_CHUNK_BYTES", {"cpu": films_at_once * 4 * 96**2})
-        assert torch.equal(views(films, settings).image_BCHW, whole.image_BCHW)
+        for threads in (1, 2, 3):
+            set_threads(threads)
+            assert torch.equal(views(films, settings).image_BCHW, whole.image_BCHW)
 
 
 def test_noise_has_its_spread_and_is_not_in_the_clean_view() -> None:
@@ -99,14 +95,27 @@ def test_corners_are_black_in_the_published_way_only(settings: AugmentSettings) 
 
 
 @both
-def test_autocast_and_gradients_change_nothing(settings: AugmentSettings) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_modes_around_it_change_nothing(
+    settings: AugmentSettings, threads: int, monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
+) -> None:
+    monkeypatch.setattr(augment, "_CHUNK_BYTES", {"cpu": 4 * 96**2})
+    set_threads(threads)
     films = random_films(4, 96)
-    usual = views(films, settings).image_BCHW
+    with torch.inference_mode():
+        first = views(films, settings).image_BCHW
     with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
-        inside = views(films, settings).image_BCHW
-    assert torch.equal(inside, usual)
-    assert inside.dtype == torch.float32
-    assert not inside.requires_grad
+        second = views(films, settings).image_BCHW
+    torch.use_deterministic_algorithms(True)
+    try:
+        third = views(films, settings).image_BCHW
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for image in (first, second, third):
+        assert torch.equal(image, first)
+        assert image.dtype == torch.float32
+        assert not image.requires_grad
+        assert not image.is_inference()
 
 
 def test_no_films_give_no_views() -> None:

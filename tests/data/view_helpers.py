@@ -10,7 +10,7 @@ from torch import Tensor
 from scarce_cli.config import AugmentSettings
 from scarce_cli.data import augment_geometry, augment_pixels
 from scarce_cli.data.augment_draw import ViewParameters, draw_parameters
-from scarce_cli.data.augment_table import Row, Rows, Table, Workspace
+from scarce_cli.data.augment_table import Workspace, on_device
 from scarce_cli.data.phantom import draw_phantom
 
 CPU = torch.device("cpu")
@@ -56,39 +56,38 @@ def phantom_films(count: int, side: int) -> Tensor:
     return torch.from_numpy(np.stack(films).round().astype(np.uint8))
 
 
-def on_cpu(rows: dict[str, Row]) -> Rows:
-    """The rows of all films."""
-    return Table(rows, CPU).films(0, len(next(iter(rows.values()))))
-
-
 def warped(films_BSS: Tensor, p: ViewParameters, size: int, taps: int = 1) -> Tensor:
     """(B, size, size), grey values 0 to 255."""
-    rows = on_cpu(augment_geometry.warp_rows(p, films_BSS.shape[-1]))
-    return augment_geometry.warp(films_BSS, rows, size, taps, Workspace(CPU))
+    rows = on_device(augment_geometry.warp_rows(p, films_BSS.shape[-1]), CPU)
+    return augment_geometry.warp(films_BSS, augment_geometry.grid_terms(rows, size * taps), taps, Workspace(CPU))
 
 
 def published(films_BSS: Tensor, p: ViewParameters, size: int) -> Tensor:
     """(B, size, size), grey values 0 to 255."""
-    rows = on_cpu(augment_geometry.published_rows(p))
-    return augment_geometry.published(films_BSS, rows, size, Workspace(CPU), turn=bool(p.angle.any()))
+    terms = augment_geometry.published_terms(on_device(augment_geometry.published_rows(p), CPU), size)
+    return augment_geometry.published(films_BSS, terms, size, Workspace(CPU), turn=bool(p.angle.any()))
 
 
-def jittered(views_BHW: Tensor, p: ViewParameters) -> Tensor:
-    """Of views in [0, 1], and so is the result."""
-    rows = on_cpu(augment_pixels.jitter_rows(p))
-    return augment_pixels.jitter(views_BHW * 255, rows, 0.0, 1.0, torch.empty_like(views_BHW), Workspace(CPU))
+def jittered(views_BHW: Tensor, p: ViewParameters, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Of views in [0, 1]; normalised."""
+    rows = on_device(augment_pixels.jitter_rows(p), CPU)
+    terms, out = augment_pixels.jitter_terms(rows, views_BHW.shape[-1], std), torch.empty_like(views_BHW)
+    assert augment_pixels.jitter(views_BHW * 255, terms, mean, std, out) is out
+    return out
 
 
 def blurred(views_BHW: Tensor, p: ViewParameters) -> Tensor:
     """A copy."""
-    views, rows = views_BHW.clone(), on_cpu(augment_pixels.blur_rows(p, len(views_BHW)))
-    augment_pixels.blur_(views, rows, int(p.blur.sum()), int(p.kernel.max()) // 2, Workspace(CPU))
+    views, half = views_BHW.clone(), int(p.kernel.max()) // 2
+    rows = on_device(augment_pixels.blur_rows(p, len(views_BHW)), CPU)
+    terms = augment_pixels.blur_terms(rows, views.shape[-1], half)
+    augment_pixels.blur_(views, terms, int(p.blur.sum()), half, Workspace(CPU))
     return views
 
 
 def noise(count: int, size: int, seeds: NDArray[np.uint64] | None = None, std: float = 1.0) -> Tensor:
     """(count, size, size): what is added to views of zeros."""
     changes = {} if seeds is None else {"noise_seed": seeds}
-    rows = on_cpu(augment_pixels.noise_rows(still(count, size, **changes)))
-    zeros = torch.zeros(count, size, size)
-    return augment_pixels.add_noise(zeros, rows, std, torch.empty_like(zeros), Workspace(CPU))
+    rows = on_device(augment_pixels.noise_rows(still(count, size, **changes)), CPU)
+    zeros, terms = torch.zeros(count, size, size), augment_pixels.noise_terms(rows)
+    return augment_pixels.add_noise(zeros, terms, std, torch.empty_like(zeros), Workspace(CPU))
