@@ -105,15 +105,15 @@ def published(films_nSS: Tensor, terms: Rows, size: int, work: Workspace, *, tur
     Returns:
         (n, V, V) float32, grey values 0 to 255. Pillow rounds to whole grey values after each step, this does not.
     """
-    stored = films_nSS.shape[-1]
-    down_nVS = resize_weights(terms["top"], terms["height"], None, stored, size)
-    across_nVS = resize_weights(terms["left"], terms["width"], terms["flip"], stored, size)
+    shape = (len(films_nSS), size, films_nSS.shape[-1])
+    down_nVS = resize_weights(terms["top"], terms["height"], None, work.take("down", *shape))
+    across_nVS = resize_weights(terms["left"], terms["width"], terms["flip"], work.take("across", *shape))
     narrow_nSV = torch.bmm(_floats(films_nSS, work), across_nVS.mT)
     views_nVV = torch.bmm(down_nVS, narrow_nSV)
     return _sample(views_nVV, terms, "nearest", "zeros", work) if turn else views_nVV
 
 
-def resize_weights(first_n: Tensor, length_n: Tensor, flip_n: Tensor | None, stored: int, size: int) -> Tensor:
+def resize_weights(first_n: Tensor, length_n: Tensor, flip_n: Tensor | None, out_nVS: Tensor) -> Tensor:
     """(n, V, S): each row the share of the stored pixels in one pixel of the view, sum 1; rows in reverse for a flip.
 
     A triangle about the pixel's centre, as wide as the pixel where the crop shrinks and one stored pixel wide where it
@@ -122,13 +122,16 @@ def resize_weights(first_n: Tensor, length_n: Tensor, flip_n: Tensor | None, sto
     Args:
         first_n, length_n: the crop, whole stored pixels.
         flip_n: 1 or 0.
+        out_nVS: where the result goes.
     """
-    scale_n11 = length_n.view(-1, 1, 1) / size
-    pixel_n1S = torch.arange(0.5, stored, device=first_n.device) - first_n.view(-1, 1, 1)  # from the crop's first edge
-    view_nV1 = torch.arange(0.5, size, device=first_n.device).unsqueeze(1).expand(len(first_n), -1, -1)
+    size, stored = out_nVS.shape[1:]
+    length_n11, device = length_n.view(-1, 1, 1), first_n.device
+    reach_n11 = (length_n11 / size).clamp(min=1)  # half the triangle's width
+    pixel_n1S = torch.arange(0.5, stored, device=device) - first_n.view(-1, 1, 1)  # from the crop's first edge
+    view_nV1 = torch.arange(0.5, size, device=device).unsqueeze(1) * (length_n11 / size)
     if flip_n is not None:
-        view_nV1 = torch.where(flip_n.view(-1, 1, 1) > 0, size - view_nV1, view_nV1)
-    inside_n1S = (pixel_n1S > 0) & (pixel_n1S < length_n.view(-1, 1, 1))
-    weights_nVS = (pixel_n1S - view_nV1 * scale_n11).abs_().div_(scale_n11.clamp(min=1))
-    weights_nVS.neg_().add_(torch.where(inside_n1S, 1.0, -torch.inf)).clamp_(min=0)
-    return weights_nVS.div_(weights_nVS.sum(-1, keepdim=True))
+        view_nV1 = torch.where(flip_n.view(-1, 1, 1) > 0, length_n11 - view_nV1, view_nV1)
+    torch.sub(pixel_n1S / reach_n11, view_nV1 / reach_n11, out=out_nVS).abs_()
+    inside_n1S = (pixel_n1S > 0) & (pixel_n1S < length_n11)
+    torch.sub(torch.where(inside_n1S, 1.0, -torch.inf), out_nVS, out=out_nVS).clamp_(min=0)
+    return out_nVS.div_(out_nVS.sum(-1, keepdim=True))

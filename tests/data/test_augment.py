@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scarce_cli.config import AugmentSettings
 from scarce_cli.data import augment
 from scarce_cli.data.augment import View, draw_parameters, make_view
-from tests.data.view_helpers import CPU, PUBLISHED, draw, random_films, smooth_films, still
+from tests.data.view_helpers import CPU, PUBLISHED, draw, phantom_films, random_films, smooth_films, still
 
 BOTH = [PUBLISHED, PUBLISHED.model_copy(update={"geometry": "published"})]
 both = pytest.mark.parametrize("settings", BOTH, ids=["warp", "published"])
@@ -130,6 +130,25 @@ def test_views_of_any_size(stored: int, size: int, kernel: int) -> None:
     assert torch.isfinite(view.image_BCHW).all()
     assert view.clean_BCHW.min() >= -0.518 / 0.254 - 1e-4
     assert view.clean_BCHW.max() <= (1 - 0.518) / 0.254 + 1e-4
+
+
+@both
+def test_tensorfloat32_changes_a_view_by_a_tenth_of_a_grey_value_at_most(
+    settings: AugmentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that is allowed to keeps 10 bits of what it multiplies by matrices; imitated here."""
+    quiet = settings.model_copy(update={"noise_std": 0.0, "blur_probability": 1.0, "jitter_probability": 0.0})
+    films, bmm, products = phantom_films(4, 128), torch.bmm, []
+
+    def rounded(values: Tensor) -> Tensor:
+        return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    exact = views(films, quiet, size=112).image_BCHW
+    monkeypatch.setattr(torch, "bmm", lambda a, b: (products.append(1), bmm(rounded(a), rounded(b)))[1])
+    difference = (views(films, quiet, size=112).image_BCHW - exact).abs() * 0.254 * 255
+    assert products
+    assert 0 < difference.mean() < 0.1
+    assert difference.max() < 0.5
 
 
 class Recorder(TorchDispatchMode):

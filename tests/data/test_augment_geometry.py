@@ -109,11 +109,11 @@ def test_published_views_are_pillows_within_a_grey_level_in_the_mean() -> None:
 
 def test_resize_weights_add_up_and_stay_in_the_crop() -> None:
     first, length = torch.tensor([0.0, 5.0, 31.0]), torch.tensor([32.0, 20.0, 1.0])
-    weights = resize_weights(first, length, None, 32, 24)
+    weights = resize_weights(first, length, None, torch.empty(3, 24, 32))
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 24))
     assert (weights[1, :, :5] == 0).all()
     assert (weights[1, :, 25:] == 0).all()
     assert (weights[2, :, 31] == 1).all()
-    flipped = resize_weights(first, length, torch.tensor([1.0, 0.0, 1.0]), 32, 24)
+    flipped = resize_weights(first, length, torch.tensor([1.0, 0.0, 1.0]), torch.empty(3, 24, 32))
     torch.testing.assert_close(flipped[0], weights[0].flip(0))
     assert torch.equal(flipped[1], weights[1])
