@@ -48,7 +48,7 @@ class ModelSettings(Settings):
     backbone: Literal["resnet18", "resnet50"]
     init: str = ""  # file of weights to start from (torchvision's, or a checkpoint's); empty: drawn by the seed
     zero_init_residual: bool = False  # the last norm's scale in each block starts at 0: blocks begin as their shortcut
-    gradient_checkpointing: bool = False  # by stage: less memory, one more forward pass
+    gradient_checkpointing: Annotated[int, Field(ge=0, le=4)] = 0  # first stages recomputed, not kept: less memory
     sync_batch_norm: bool = False  # several GPUs: normalise over the films of all of them, not of each by itself
 
 

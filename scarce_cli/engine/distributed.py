@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from scarce_cli.errors import ResourceError
@@ -59,9 +60,9 @@ def _join(backend: str) -> None:
     The meeting place outlives a restart, and with it the addresses of those who died: each attempt has names of its
     own there.
     """
-    store, number, world = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store, number, world = next(rendezvous("env://", timeout=_PATIENCE))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    place = dist.PrefixStore(f"scarce-{attempt}", store)
+    place = dist.PrefixStore(f"scarce-{attempt}", store)  # type: ignore[attr-defined]  # it does export it
     dist.init_process_group(backend, store=place, rank=number, world_size=world, timeout=_PATIENCE)
 
 

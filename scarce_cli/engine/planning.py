@@ -18,6 +18,7 @@ from scarce_cli.engine.views import Batches, ViewMaker
 from scarce_cli.errors import ResourceError, UsageError
 
 _SIZE_STEP, _LEAST_SIZE = 32, 96  # px, of the smaller views that are tried
+_STAGES = 4  # that can be recomputed
 _BATCH_STEP = 8  # films: batches that are tried are multiples of it, which tensor cores like
 
 
@@ -94,8 +95,8 @@ def plan_run(job: Job, trying: Callable[[tuple[str, ...]], None]) -> RunPlan:
 
 
 def _cheaper(config: RunConfig) -> Iterator[tuple[str, ...]]:
-    if config.model.gradient_checkpointing:
-        yield ("model.gradient_checkpointing=false",)
+    for stages in range(config.model.gradient_checkpointing):
+        yield (f"model.gradient_checkpointing={stages}",)
     if config.run.precision == "fp32" and config.run.device == "cuda":
         yield ("run.precision=bf16",)
     if config.data.size - _SIZE_STEP >= _LEAST_SIZE:
@@ -106,9 +107,12 @@ def _that_fit(job: Job, trying: Callable[[tuple[str, ...]], None]) -> Iterator[O
     """Checkpointing, then smaller views, then a smaller batch: the last changes what is learned most."""
     config = job.config
     always: tuple[str, ...] = ()
-    if not config.model.gradient_checkpointing:
-        always = ("model.gradient_checkpointing=true",)
-        yield _try(job, always, trying)
+    for stages in range(config.model.gradient_checkpointing + 1, _STAGES + 1):
+        always = (f"model.gradient_checkpointing={stages}",)
+        option = _try(job, always, trying)
+        yield option
+        if option is not None and option.estimate is not None:
+            break
     for size in range(config.data.size - _SIZE_STEP, _LEAST_SIZE - 1, -_SIZE_STEP):
         option = _try(job, (*always, f"data.size={size}"), trying)
         yield option

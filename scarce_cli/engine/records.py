@@ -10,8 +10,10 @@ from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.job import Job, StepReport
 from scarce_cli.engine.seen import Seen
 from scarce_cli.engine.state import TrainState
+from scarce_cli.engine.tensorboard import TensorBoard
 from scarce_cli.engine.tracking import Tracker
 from scarce_cli.engine.views import Batches
+from scarce_cli.errors import ResourceError
 from scarce_cli.runs import MetricsLog, record_skipped
 
 
@@ -24,6 +26,7 @@ class Records:
         The sums of the running epoch belong to the state, so that a run stopped in mid-epoch logs the same mean.
         """
         self._job, self._state, self._batches = job, state, batches
+        self._warn = warn
         self._every = job.config.run.log_steps
         self._sums = state.epoch_sums
         self._writes = is_writer()
@@ -31,7 +34,11 @@ class Records:
             return
         self._log = MetricsLog(job.run.metrics, from_step=state.step)
         self._seen = Seen(job, state, batches.total, warn)
-        self._tracker = Tracker(job.wandb, job.run.path, job.config.model_dump(mode="json"), warn)
+        config = job.config.model_dump(mode="json")
+        self._trackers = (
+            Tracker(job.wandb, job.run.path, config, warn, logged=self._log.logged),
+            TensorBoard(job.run.tensorboard if job.tensorboard else None, from_step=state.step, warn=warn),
+        )
 
     def step(self, report: StepReport) -> None:
         """One step."""
@@ -49,7 +56,7 @@ class Records:
                 total[1] += 1
         if self._writes and (report.step % self._every == 0 or report.step == report.total_steps):
             self._write("step", {"step": report.step, "epoch": report.epoch, **values})
-            self._tracker.log(values, report.step)
+            self._track(values, report.step)
 
     def epoch(self, step: int, epoch: int, more: dict[str, float]) -> dict[str, float]:
         """The end of an epoch; returns what was logged: means over its steps, and ``more``."""
@@ -57,7 +64,7 @@ class Records:
         self._sums.clear()
         if self._writes:
             self._write("epoch", {"step": step, "epoch": epoch, **values})
-            self._tracker.log({f"epoch/{name}": value for name, value in values.items()}, step)
+            self._track({f"epoch/{name}": value for name, value in values.items()}, step)
             self._seen.epoch(values)
         return values
 
@@ -66,7 +73,10 @@ class Records:
         rows = self._batches.whole(step - 1)
         films = [self._job.cache.names[row] for row in rows]
         if self._writes:
-            record_skipped(self._job.run, step=step, what=what, films=films, rows=rows.tolist())
+            try:
+                record_skipped(self._job.run, step=step, what=what, films=films, rows=rows.tolist())
+            except ResourceError as error:  # the run is worth more than this line
+                self._warn(f"not recorded: {error.message}")
         return films
 
     def measured(self, estimate: Estimate) -> None:
@@ -83,7 +93,12 @@ class Records:
         """The end of the run, however it came."""
         if self._writes:
             self._log.close()
-            self._tracker.finish()
+            for tracker in self._trackers:
+                tracker.finish()
+
+    def _track(self, values: dict[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.log(values, step)
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
         self._log.write(kind, values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from scarce_cli import __version__
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.measure import device_name
+from scarce_cli.engine.reconstruct import Reconstructing
 from scarce_cli.engine.report import RunFacts, write_readme
 from scarce_cli.engine.state import TrainState
 from scarce_cli.errors import ResourceError
@@ -30,10 +31,11 @@ class Seen:
     def __init__(self, job: Job, state: TrainState, total_steps: int, warn: Callable[[str], None]) -> None:
         """Take up what was logged before; the first README is written with the first measurement."""
         self._job, self._state, self._total_steps, self._warn = job, state, total_steps, warn
-        self._history = History(read_metrics(job.run.metrics))
+        lines = read_metrics(job.run.metrics)
+        self._history = History(lines)
         self._parameters = sum(p.numel() for _, p in state.method.trained_parameters())
         self._estimate: Estimate | None = None
-        self._last_epoch: Mapping[str, float] = {}
+        self._last_epoch: Mapping[str, float] = _last_epoch(lines)
         self._drawn = -math.inf  # when
         self._cost = 0.0  # seconds of the last drawing
         self._warned = False
@@ -77,6 +79,7 @@ class Seen:
     def _facts(self, status: str) -> RunFacts:
         job, config, estimate = self._job, self._job.config, self._estimate
         run, method = str(job.run.path), job.identity.method
+        paints = isinstance(self._state.method, Reconstructing)
         return RunFacts(
             method=method,
             preset=job.identity.preset,
@@ -99,13 +102,14 @@ class Seen:
             seconds=self._state.seconds,
             images_per_s=self._last_epoch.get("images_per_s", estimate.images_per_s if estimate else math.nan),
             go_on=[
-                *("scarce", "pretrain", method, "--preset", str(job.run.settings)),
+                *(("scarce",) if world_size() == 1 else ("torchrun", "...", "-m", "scarce_cli")),
+                *("pretrain", method, "--preset", str(job.run.settings)),
                 *("--data", str(job.cache.folder), "--out", run, "--resume"),
             ],
             next=[
                 ["scarce", "monitor-collapse", run],
                 ["scarce", "probe", str(job.run.last), "--labels", "labels.csv"],
-                ["scarce", "visualize", method, str(job.run.last)],
+                *([["scarce", "visualize", method, str(job.run.last)]] if paints else []),
             ],
             processes=world_size(),
             dollars_per_hour=job.dollars_per_hour,
@@ -113,3 +117,10 @@ class Seen:
             bad_steps=self._state.bad_steps,
             last_epoch=self._last_epoch,
         )
+
+
+def _last_epoch(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the log of an earlier session says of its last whole epoch."""
+    epochs = [line for line in lines if line.get("kind") == "epoch"]
+    found = epochs[-1] if epochs else {}
+    return {k: v for k, v in found.items() if k not in ("kind", "step", "epoch") and isinstance(v, int | float)}

@@ -22,14 +22,14 @@ _LAYOUT: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
     """A ResNet without classifier. ``conv1`` sees one grey channel; state names are torchvision's.
 
-    With ``gradient_checkpointing`` each of the four stages is recomputed in the backward pass instead of
-    being kept; running statistics are still updated once a step. With ``zero_init_residual`` the scale of each
-    residual block's last BatchNorm starts at 0, so that a block starts as its shortcut (Goyal et al., 2017,
-    arXiv 1706.02677, section 5.1); nothing else starts differently.
+    The first ``gradient_checkpointing`` of the four stages are recomputed in the backward pass instead of being
+    kept (the first ones are the largest); running statistics are still updated once a step. With
+    ``zero_init_residual`` the scale of each residual block's last BatchNorm starts at 0, so that a block starts as its
+    shortcut (Goyal et al., 2017, arXiv 1706.02677, section 5.1); nothing else starts differently.
     """
 
     def __init__(
-        self, backbone: Backbone, *, gradient_checkpointing: bool = False, zero_init_residual: bool = False
+        self, backbone: Backbone, *, gradient_checkpointing: int = 0, zero_init_residual: bool = False
     ) -> None:
         block, layers = _LAYOUT[backbone]
         super().__init__(block, layers, zero_init_residual=zero_init_residual)
@@ -41,11 +41,16 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         self.widths: list[int] = [self.features // 8, self.features // 4, self.features // 2, self.features]
         self.fc = nn.Identity()
 
+    @property
+    def stage_modules(self) -> tuple[nn.Module, ...]:
+        """The four stages, in order."""
+        return (self.layer1, self.layer2, self.layer3, self.layer4)
+
     def stages(self, x_B1HW: Tensor) -> list[Tensor]:
         """Outputs of the four stages, strides 4, 8, 16 and 32."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x_B1HW))))
         maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for stage in self.stage_modules:
             x = self.run_stage(stage, x)
             maps.append(x)
         return maps
@@ -57,7 +62,8 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
     def run_stage(self, stage: nn.Module, x: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Output of one of the four stages, or of another ``forward`` over its modules; recomputed if so set."""
         forward = stage if forward is None else forward
-        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+        recompute = any(stage is first for first in self.stage_modules[: self.gradient_checkpointing])
+        if not (recompute and self.training and torch.is_grad_enabled()):
             return forward(x)
         recomputed: Tensor = checkpoint(
             forward,
@@ -83,7 +89,7 @@ def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
 
 
 def build_encoder(
-    backbone: Backbone, *, seed: int, gradient_checkpointing: bool = False, zero_init_residual: bool = False
+    backbone: Backbone, *, seed: int, gradient_checkpointing: int = 0, zero_init_residual: bool = False
 ) -> Encoder:
     """A randomly initialised encoder, fixed by ``seed`` and independent of torch's global random state.
 

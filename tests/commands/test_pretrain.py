@@ -48,7 +48,8 @@ def test_a_run_leaves_exactly_these_files_and_says_what_is_next(pretrain: Callab
     result = pretrain(*TINY)
     assert result.code == 0, result.err
     run = Path("runs/spark-smoke")
-    names = [".lock", "encoders/epoch-0001.pt", "encoders/epoch-0001.pt.sha256", "last.pt", "last.pt.sha256"]
+    names = [".lock", "README.md", "curves.png", "encoders/epoch-0001.pt", "encoders/epoch-0001.pt.sha256"]
+    names += ["last.pt", "last.pt.sha256"]
     assert _files(Path()) == [f"{run}/{name}" for name in [*names, "metrics.jsonl", "settings.yaml"]]
     assert [line["kind"] for line in read_metrics(run / "metrics.jsonl")] == ["step", "step", "epoch"]
     assert checkpoint.load_encoder(run / "last.pt").data["folder"] == str(dataset)
@@ -98,7 +99,7 @@ def test_device_cpu_overrides_the_recipe(scarce: Callable, dataset: Path) -> Non
     assert "spark resnet18, 32 px" in result.err
     assert "bf16 on cpu" in result.err
     config = validate(load_preset("runs/spark-l4/settings.yaml", "spark"), RunConfig)
-    assert (config.run.device, config.model.gradient_checkpointing) == ("cpu", True)
+    assert (config.run.device, config.model.gradient_checkpointing) == ("cpu", 1)
 
 
 def test_without_cuda_the_l4_recipe_is_code_8(scarce: Callable, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

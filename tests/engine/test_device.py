@@ -58,10 +58,13 @@ def _guarded(error: BaseException, *overrides: str) -> ResourceError:
 def test_out_of_memory_names_the_batch_to_try() -> None:
     error = _guarded(torch.OutOfMemoryError("CUDA out of memory"))
     assert error.message == "the memory is used up at batch 256, 224 px, resnet50"
-    assert error.remedy == "try again with --set run.batch_size=128"
-    error = _guarded(MemoryError(), "model.gradient_checkpointing=false", "run.batch_size=2")
-    assert error.remedy == "try again with --set model.gradient_checkpointing=true"
-    assert _guarded(MemoryError(), "run.batch_size=2").remedy == "try again with a smaller data.size"
+    assert error.remedy == (
+        "try again with --set run.batch_size=128 --set model.gradient_checkpointing=4 (--plan measures what fits)"
+    )
+    error = _guarded(MemoryError(), "model.gradient_checkpointing=0", "run.batch_size=2")
+    assert error.remedy == "try again with --set model.gradient_checkpointing=4 (--plan measures what fits)"
+    error = _guarded(MemoryError(), "model.gradient_checkpointing=4", "run.batch_size=2")
+    assert error.remedy == "try again with a smaller data.size (--plan measures what fits)"
 
 
 def test_the_cpus_memory_is_recognised_and_other_errors_pass() -> None:

@@ -15,7 +15,13 @@ from scarce_cli.checkpoint import load
 from scarce_cli.runs import RunFolder, read_metrics
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("run.epochs=1", "run.batch_size=12", "optimizer.name=sgd", "optimizer.lr=0.001", "model.sync_batch_norm=true")
+SETTINGS = (
+    "run.epochs=1",
+    "run.batch_size=12",
+    "optimizer.name=sgd",
+    "optimizer.lr=0.001",
+    "model.sync_batch_norm=true",
+)
 
 pytestmark = pytest.mark.slow
 

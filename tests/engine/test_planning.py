@@ -88,13 +88,14 @@ def _fake(monkeypatch: pytest.MonkeyPatch, fits: Callable[[Any], bool], hours: C
 
 
 def test_where_it_fits_cheaper_ways_are_measured(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = make_job("data.size=192", "model.gradient_checkpointing=true")
-    _fake(monkeypatch, lambda config: True, lambda c: c.data.size / 192 + 0.3 * c.model.gradient_checkpointing)
+    job = make_job("data.size=192", "model.gradient_checkpointing=2")
+    _fake(monkeypatch, lambda config: True, lambda c: c.data.size / 192 + [0, 9, 0.3][c.model.gradient_checkpointing])
     heard: list[Any] = []
     plan = plan_run(job, heard.append)
     assert plan.estimate is not None
-    assert [option.changes for option in plan.options] == [("model.gradient_checkpointing=false",), ("data.size=160",)]
-    assert heard == [(), *(option.changes for option in plan.options)]
+    stages = [(f"model.gradient_checkpointing={n}",) for n in (0, 1)]
+    assert heard == [(), *stages, ("data.size=160",)]
+    assert [option.changes for option in plan.options] == [stages[0], ("data.size=160",)]  # the other is dearer
     assert all(option.estimate.hours < plan.estimate.hours for option in plan.options if option.estimate)
 
 
@@ -112,9 +113,9 @@ def test_where_it_does_not_fit_alternatives_come_in_order_and_the_largest_batch(
     assert plan.estimate is None
     fitting = [option.changes for option in plan.options if option.estimate]
     names = [option.changes for option in plan.options]
-    assert names[0] == ("model.gradient_checkpointing=true",)
-    assert fitting == [("model.gradient_checkpointing=true", "data.size=96"), ("run.batch_size=24",)]
-    assert [len(change) for change in names] == [1, 2, 2, 2, 1]
+    assert names[0] == ("model.gradient_checkpointing=1",)
+    assert fitting == [("model.gradient_checkpointing=4", "data.size=96"), ("run.batch_size=24",)]
+    assert [len(change) for change in names] == [1, 1, 1, 1, 2, 2, 2, 1]
 
 
 def test_running_out_of_memory_is_an_answer(make_job: Callable, toy: Any) -> None:

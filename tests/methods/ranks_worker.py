@@ -75,7 +75,7 @@ def build(case: Case) -> Method:
     """Fixed by the case alone. The encoder has one block in each stage, which is all that a ResNet repeats."""
     with patch.dict(resnet._LAYOUT, {"resnet18": (BasicBlock, [1, 1, 1, 1])}):
         recomputed = case.checkpointing and world_size() > 1
-        encoder = build_encoder("resnet18", seed=0, gradient_checkpointing=recomputed)
+        encoder = build_encoder("resnet18", seed=0, gradient_checkpointing=4 * recomputed)
     torch.manual_seed(1)
     settings = settings_class(case.method)(**case.settings)
     method = method_class(case.method).build(encoder, settings, case.size)

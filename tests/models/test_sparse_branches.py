@@ -67,7 +67,7 @@ def _step(spark: SparK, seed: int = 3) -> Tensor:
 
 def test_recomputed_stages_see_the_same_branches() -> None:
     one, frugal = _spark(drop_path=0.9), _spark(drop_path=0.9)
-    frugal.encoder.gradient_checkpointing = True
+    frugal.encoder.gradient_checkpointing = 4
     assert torch.equal(_step(one), _step(frugal))
     for (name, p), other in zip(one.named_parameters(), frugal.parameters(), strict=True):
         assert torch.equal(p.grad, other.grad), name  # type: ignore[arg-type]
