@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,14 +12,17 @@ from scarce_cli.errors import Terminated
 _BOTH = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 3  # the third signal stops at once, whatever is being written
 _SOON = 0.05  # seconds until a signal that came in the midst of an import is sent again
+_TRIES = 100  # so long is waited for the end of imports: five seconds
+_tries: Counter[int] = Counter()
 
 
 def unwind_on_signals() -> None:
     """From now on Ctrl-C raises KeyboardInterrupt and SIGTERM Terminated in the main thread, after a running import.
 
     Inside an import the exception may be lost, come out as another error, or abort the process: so ended 4 of 150
-    signals sent while torch was loading. A shell that starts a command in the background has it ignore Ctrl-C:
-    that stays.
+    signals sent while torch was loading. Imports that last are waited for five seconds.
+
+    A shell that starts a command in the background has it ignore Ctrl-C: that stays.
     """
     signal.signal(signal.SIGTERM, _unwind)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -26,7 +30,8 @@ def unwind_on_signals() -> None:
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
-    if _importing(frame):
+    if _importing(frame) and _tries[number] < _TRIES:
+        _tries[number] += 1
         _send_again(number)
     else:
         raise _exception(number)

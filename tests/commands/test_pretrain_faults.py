@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -68,6 +69,8 @@ class Child:
                 app(arguments, prog_name="scarce")
             except SystemExit as end:
                 return int(end.code or 0)
+            except KeyboardInterrupt:
+                return 97
         return 98
 
     def until(self, there: Callable[[], bool]) -> None:
@@ -157,6 +160,34 @@ def test_t3_the_third_signal_stops_at_once_and_the_checkpoint_before_is_intact(d
     assert "--resume" in err.split("What to do: ")[1]
     assert _saved_step() == 2
     assert _temporaries() == []
+
+
+@forks
+@pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="minutes: set SCARCE_LONG=1")
+def test_t2_fifty_signals_at_random_moments(dataset: Path) -> None:
+    """While it is built, in a step, a save or at the end: its code, a checkpoint of all that was done, nothing else."""
+    begun = time.monotonic()
+    assert Child(_arguments(dataset)).ended()[0] == 0
+    whole, rng = time.monotonic() - begun, random.Random(0)
+    seconds, steps = [], []
+    while len(seconds) < 50:
+        shutil.rmtree(RUN.path, ignore_errors=True)
+        Path("err.txt").unlink()
+        child = Child(_arguments(dataset))
+        child.until(child.err.exists)
+        time.sleep(rng.uniform(0, whole))
+        sent = time.monotonic()
+        os.kill(child.pid, signal.SIGTERM)
+        code, err = child.ended()
+        if RUN.last.exists() and _saved_step() == 6 and code != 143:
+            continue  # it had ended
+        seconds.append(time.monotonic() - sent)
+        assert code == 143, err
+        assert "What to do: " in err
+        assert _temporaries() == []
+        steps.append(_saved_step() if RUN.last.exists() else 0)
+        assert f"stopped after step {steps[-1]} of 6" in err or "had begun: with --resume" in err, err
+    print(f"longest from the signal to the end {max(seconds):.2f} s; steps saved {sorted(steps)}")
 
 
 def test_t8_a_disk_that_is_full_once_is_a_warning(

@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from scarce_cli.engine import signals
 from scarce_cli.engine.signals import StopRequest, unwind_on_signals
 from scarce_cli.errors import Terminated
 
@@ -19,7 +21,8 @@ KINDS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 
 
 @pytest.fixture(autouse=True)
-def _handlers_come_back() -> Iterator[None]:
+def _handlers_come_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(signals, "_tries", Counter())
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -73,6 +76,15 @@ def test_a_signal_during_an_import_reaches_the_training_that_began_meanwhile() -
         while request.stop is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert isinstance(request.stop, Terminated)
+
+
+def test_imports_that_last_are_not_waited_for_forever(signalling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNAL", str(int(signal.SIGTERM)))
+    monkeypatch.setattr(signals, "_TRIES", 2)
+    unwind_on_signals()
+    with pytest.raises(Terminated):
+        importlib.import_module(signalling)
+    assert signalling not in sys.modules
 
 
 def test_ctrl_c_stays_ignored_in_the_background() -> None:
