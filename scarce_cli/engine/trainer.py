@@ -43,6 +43,7 @@ class Trainer:
             specs = self.state.method.view_specs(job.config.data.size, job.config.augment)
             self._stepper = Stepper(job, self.state, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
             self._views = ViewMaker(job, specs, self.batches)
+        self._largest_view = max(spec.size for spec in specs)
         self._ledger = Ledger(job.device)
         self._gauge = Gauge(job, self.state, self.batches)
 
@@ -59,6 +60,10 @@ class Trainer:
         if self.job.resume:
             for warning in restore_newest(self.job.run, self.job.identity, self.state, override=self.job.override):
                 self.observer.warned(warning)
+        if self._largest_view > self.job.cache.size:
+            self.observer.warned(
+                f"views of {self._largest_view} px are made from films of {self.job.cache.size} px: larger, not sharper"
+            )
         self._saver = Saver(self.job, self.state, self.observer.warned, self.steps_per_epoch)
         records = Records(self.job, self.state, self.batches, self.observer.warned)
         self._guard = Guard(self.job, self.state, records.skipped)

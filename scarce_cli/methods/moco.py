@@ -29,7 +29,7 @@ from scarce_cli.models.heads import two_layer_projector
 from scarce_cli.models.precision import at_least_float32
 from scarce_cli.models.ranks import own_share, whole_batch, world_size
 from scarce_cli.models.resnet import Encoder
-from scarce_cli.models.split_batch_norm import split_batch_norms
+from scarce_cli.models.split_batch_norm import apart, split_batch_norms, together
 
 _FLOAT = 4  # bytes
 _STRIDE = 32  # px of a view for each position of the encoder's last stage
@@ -111,7 +111,7 @@ class MoCo(Method):
         super().__init__(encoder)
         self.settings = settings
         self.size = size
-        split_batch_norms(encoder, settings.bn_splits)
+        self._groups = split_batch_norms(encoder, settings.bn_splits, interleaved=False)
         self.projector = two_layer_projector(encoder.features, settings.dimension)
         self.key_encoder = frozen_copy(encoder)
         self.key_projector = frozen_copy(self.projector)
@@ -138,7 +138,7 @@ class MoCo(Method):
         """Raises UsageError as `check_batch`."""
         query, key = views
         self.check_batch(len(query.image_BCHW) * world_size())
-        features = self.encoder(query.image_BCHW)
+        features = self._features(self.encoder, query.image_BCHW)
         q_ND, keys_MD = self.projector(features), self._keys(key.image_BCHW, generator)
         logits = infonce_logits(q_ND, own_share(keys_MD), self.queue_DK, self.settings.temperature)
         self._new_keys_MD = unit_rows(keys_MD)
@@ -149,6 +149,10 @@ class MoCo(Method):
             loss = loss + self.settings.variance_weight * variance
             scalars["variance"] = variance.detach()
         return StepOutput(loss, scalars, features.detach().float())
+
+    def _features(self, encoder: Encoder, images_BCHW: Tensor) -> Tensor:
+        """(N, D): a group's films lie side by side on their way through the encoder, which spares copies."""
+        return apart(encoder(together(images_BCHW, self._groups)), self._groups)
 
     @torch.no_grad()
     def after_step(self, progress: Progress, taken: Tensor) -> None:
@@ -177,11 +181,13 @@ class MoCo(Method):
     def _keys(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         """(M, D) of the whole batch, not normalised, in the order of its films."""
         if not self.settings.shuffle_keys:
-            return whole_batch(at_least_float32(self.key_projector(self.key_encoder(images_BCHW))))
+            return whole_batch(at_least_float32(self.key_projector(self._features(self.key_encoder, images_BCHW))))
         films = len(images_BCHW) * world_size()
         order = torch.randperm(films, generator=generator, device=generator.device)
         shuffled = whole_batch(images_BCHW)[own_share(order)]
-        return whole_batch(at_least_float32(self.key_projector(self.key_encoder(shuffled))))[order.argsort()]
+        return whole_batch(at_least_float32(self.key_projector(self._features(self.key_encoder, shuffled))))[
+            order.argsort()
+        ]
 
     def _variance(self, q_ND: Tensor) -> Tensor:
         """The hinge on the directions' standard deviation, in units of 1 / sqrt(D), about the most all can have.

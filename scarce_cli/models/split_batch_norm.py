@@ -25,19 +25,23 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     `torch.nn.BatchNorm2d`, so that the weights of a network with this layer load into one without it.
 
     With momentum 0 the running statistics keep their bits. Works in either memory format and keeps it; in
-    channels last at the price of one copy before and one after.
+    channels last at the price of one copy before and one after. Not ``interleaved``, a group's films lie one after
+    another (see `together`): then there is one copy after, and one in the backward pass.
     """
 
-    def __init__(self, channels: int, splits: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self, channels: int, splits: int, *, eps: float = 1e-5, momentum: float = 0.1, interleaved: bool = True
+    ) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
         self.splits = splits
+        self.interleaved = interleaved
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d, splits: int) -> SplitBatchNorm2d:
+    def like(cls, norm: nn.BatchNorm2d, splits: int, *, interleaved: bool = True) -> SplitBatchNorm2d:
         """The same layer in groups; parameters and buffers are taken over, not copied."""
         if norm.momentum is None or not (norm.affine and norm.track_running_stats):
             raise ValueError("only a BatchNorm with scale, shift, running statistics and a momentum can be split")
-        made = cls(norm.num_features, splits, eps=norm.eps, momentum=norm.momentum)
+        made = cls(norm.num_features, splits, eps=norm.eps, momentum=norm.momentum, interleaved=interleaved)
         made.weight, made.bias = norm.weight, norm.bias
         made.running_mean, made.running_var = norm.running_mean, norm.running_var
         made.num_batches_tracked = norm.num_batches_tracked
@@ -56,6 +60,14 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         means, variances = self.running_mean.repeat(self.splits), self.running_var.repeat(self.splits)
+        normalise = self._interleaved if self.interleaved else self._one_by_one
+        y = normalise(x_NCHW, means, variances)
+        if self.momentum:
+            self._average(means, variances)
+        return y
+
+    def _interleaved(self, x_NCHW: Tensor, means: Tensor, variances: Tensor) -> Tensor:
+        """All groups at once, as channels of their own; their running statistics (S * C,) are moved in place."""
         y = F.batch_norm(
             _groups_to_channels(x_NCHW, self.splits),
             means,
@@ -66,9 +78,17 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             momentum=self.momentum or 0.0,
             eps=self.eps,
         )
-        if self.momentum:
-            self._average(means, variances)
         return _channels_to_groups(y, self.splits)
+
+    def _one_by_one(self, x_NCHW: Tensor, means: Tensor, variances: Tensor) -> Tensor:
+        """Every group by itself, as it lies in memory."""
+        groups = zip(x_NCHW.chunk(self.splits), means.chunk(self.splits), variances.chunk(self.splits), strict=True)
+        return torch.cat(
+            [
+                F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+                for group, mean, variance in groups
+            ]
+        )
 
     @torch.no_grad()
     def _average(self, means: Tensor, variances: Tensor) -> None:
@@ -82,8 +102,20 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return f"{super().extra_repr()}, splits={self.splits}"
 
 
-def split_batch_norms(module: nn.Module, splits: int) -> None:
+def together(x_N: Tensor, splits: int) -> Tensor:
+    """Rows (N, ...) put so that those of a group, n mod S, lie one after another. A copy, unless there is one group."""
+    return x_N.unflatten(0, (-1, splits)).transpose(0, 1).flatten(0, 1)
+
+
+def apart(x_N: Tensor, splits: int) -> Tensor:
+    """The way back from `together`."""
+    return x_N.unflatten(0, (splits, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def split_batch_norms(module: nn.Module, splits: int, *, interleaved: bool = True) -> int:
     """Put every plain BatchNorm2d inside ``module`` into groups, in place. 1: nothing is changed.
+
+    Returns the groups of this rank, in which its films are to be put `together` where they are not ``interleaved``.
 
     ``splits`` are the groups of the whole batch. Row i of a rank is film n = i * world + rank, and
     n mod splits = (i mod (splits / world)) * world + rank: cut into splits / world groups, a rank has whole groups of
@@ -93,18 +125,20 @@ def split_batch_norms(module: nn.Module, splits: int) -> None:
         ValueError: the groups cannot be dealt out evenly to the ranks.
     """
     if splits == 1:
-        return
+        return 1
     if splits % world_size():
         raise ValueError(f"{splits} groups cannot be dealt out evenly to {world_size()} ranks")
-    _split(module, splits // world_size())
+    own = splits // world_size()
+    _split(module, own, interleaved=interleaved)
+    return own
 
 
-def _split(module: nn.Module, splits: int) -> None:
+def _split(module: nn.Module, splits: int, *, interleaved: bool) -> None:
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
-            setattr(module, name, SplitBatchNorm2d.like(child, splits))
+            setattr(module, name, SplitBatchNorm2d.like(child, splits, interleaved=interleaved))
         else:
-            _split(child, splits)
+            _split(child, splits, interleaved=interleaved)
 
 
 def _groups_to_channels(x_NCHW: Tensor, splits: int) -> Tensor:

@@ -19,7 +19,7 @@ from scarce_cli.methods.base import Progress, StepOutput
 from scarce_cli.methods.moco import MoCo, infonce, infonce_accuracy, infonce_logits, unit_rows
 from scarce_cli.methods.regularizers import variance_hinge
 from scarce_cli.methods.settings import MoCoSettings
-from scarce_cli.models.resnet import build_encoder
+from scarce_cli.models.resnet import Encoder, build_encoder
 from scarce_cli.models.split_batch_norm import SplitBatchNorm2d
 
 NOW = Progress(0, 10, 5)
@@ -40,6 +40,14 @@ def method_of(seed: int = 0, **settings: Any) -> MoCo:
 def views_of(seed: int = 0, films: int = 8) -> list[View]:
     images = [draw(films, 1, 32, 32, seed=10 * seed + number) for number in (1, 2)]
     return [View(image, image) for image in images]
+
+
+def _grouped(encoder: Encoder, x_NCHW: Tensor) -> Tensor:
+    """Film n in group n mod S, written out: rows 0, S, 2 S ... first. Put back in order afterwards."""
+    norms = [norm for norm in encoder.modules() if isinstance(norm, SplitBatchNorm2d)]
+    splits = norms[0].splits if norms else 1
+    order = torch.tensor([n for group in range(splits) for n in range(group, len(x_NCHW), splits)])
+    return encoder(x_NCHW[order])[order.argsort()]
 
 
 def run(method: MoCo, views: Sequence[View], seed: int = 0) -> StepOutput:
@@ -73,9 +81,9 @@ def test_a_step_written_out() -> None:
     method, (query, key) = method_of(), views_of()
     twin = copy.deepcopy(method)
     output = run(method, [query, key], seed=3)
-    features = twin.encoder(query.image_BCHW)
+    features = _grouped(twin.encoder, query.image_BCHW)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
-    shuffled = twin.key_projector(twin.key_encoder(key.image_BCHW[order]))
+    shuffled = twin.key_projector(_grouped(twin.key_encoder, key.image_BCHW[order]))
     keys = torch.empty_like(shuffled).index_copy(0, order, shuffled)
     logits = infonce_logits(twin.projector(features), keys, twin.queue_DK, 0.2)
     torch.testing.assert_close(output.loss, infonce(logits), rtol=1e-12, atol=0)
@@ -147,7 +155,7 @@ def test_buffers_of_the_key_network(copied: bool) -> None:
     method = method_of(copy_buffers=copied)
     twin = copy.deepcopy(method)
     step(method, sgd(method))
-    twin.key_encoder(views_of()[1].image_BCHW[torch.randperm(8, generator=torch.Generator().manual_seed(0))])
+    _grouped(twin.key_encoder, views_of()[1].image_BCHW[torch.randperm(8, generator=torch.Generator().manual_seed(0))])
     source = method.encoder if copied else twin.key_encoder
     assert same(dict(method.key_encoder.named_buffers()), dict(source.named_buffers()))
     assert not same(dict(method.encoder.named_buffers()), dict(twin.key_encoder.named_buffers()))
@@ -216,7 +224,7 @@ def test_the_variance_term_is_added_with_its_weight(variance_on: str) -> None:
     bare, method = method_of(), method_of(variance_weight=0.5, variance_on=variance_on)
     twin = copy.deepcopy(method)
     output = run(method, views)
-    q = twin.projector(twin.encoder(views[0].image_BCHW))
+    q = twin.projector(_grouped(twin.encoder, views[0].image_BCHW))
     wanted = variance_hinge(q if variance_on == "raw" else unit_rows(q) * math.sqrt(6))
     torch.testing.assert_close(output.scalars["variance"], wanted.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(output.loss, run(bare, views).loss + 0.5 * wanted, rtol=1e-12, atol=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scarce_cli.models.resnet import Encoder, build_encoder
-from scarce_cli.models.split_batch_norm import SplitBatchNorm2d, split_batch_norms
+from scarce_cli.models.split_batch_norm import SplitBatchNorm2d, apart, split_batch_norms, together
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 BUFFERS = ("running_mean", "running_var")
@@ -186,3 +186,26 @@ def test_recomputed_stages_count_a_batch_once() -> None:
     (state, gradients), (state_again, gradients_again) = results
     assert all(torch.equal(tensor, state_again[name]) for name, tensor in state.items())
     torch.testing.assert_close(gradients_again, gradients, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("splits", [1, 2, 3, 6])
+def test_rows_put_together_and_apart_again(splits: int) -> None:
+    rows = torch.arange(12).view(6, 2)
+    grouped = together(rows, splits)
+    assert torch.equal(apart(grouped, splits), rows)
+    for group, part in enumerate(grouped.chunk(splits)):
+        assert torch.equal(part, rows[group::splits])
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_groups_that_lie_together_are_normalised_as_interleaved_ones(memory: torch.memory_format) -> None:
+    """Output, gradients and running statistics, of a whole network."""
+    made = []
+    for interleaved in (True, False):
+        encoder = build_encoder("resnet18", seed=0).double().to(memory_format=memory)
+        assert split_batch_norms(encoder, 4, interleaved=interleaved) == 4
+        x = torch.randn(8, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        y = encoder(x) if interleaved else apart(encoder(together(x, 4)), 4)
+        y.square().sum().backward()
+        made.append((y.detach(), [p.grad for p in encoder.parameters()], list(encoder.buffers())))
+    torch.testing.assert_close(made[0], made[1], rtol=1e-9, atol=1e-9)
