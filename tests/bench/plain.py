@@ -36,9 +36,9 @@ CHANNELS = 3
 
 
 class Backbone(nn.Module):
-    """torchvision's ResNet without classifier; with ``checkpointing`` its stages are recomputed, as published."""
+    """torchvision's ResNet without classifier; its first ``checkpointing`` stages are recomputed (published: all)."""
 
-    def __init__(self, name: str, *, checkpointing: bool = False, zero_init_residual: bool = False) -> None:
+    def __init__(self, name: str, *, checkpointing: int = 0, zero_init_residual: bool = False) -> None:
         super().__init__()
         self.net = torchvision.models.get_model(name, weights=None, zero_init_residual=zero_init_residual)
         self.features: int = self.net.fc.in_features
@@ -49,8 +49,8 @@ class Backbone(nn.Module):
         """Outputs of the four stages."""
         net = self.net
         x, maps = net.maxpool(net.relu(net.bn1(net.conv1(x_BCHW)))), []
-        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
-            x = checkpoint(stage, x, use_reentrant=False) if self.checkpointing else stage(x)
+        for number, stage in enumerate((net.layer1, net.layer2, net.layer3, net.layer4)):
+            x = checkpoint(stage, x, use_reentrant=False) if number < self.checkpointing else stage(x)
             maps.append(x)
         return maps
 
@@ -290,10 +290,6 @@ class PlainLoop:
         self.scaler.update()
         self.method.after_step()
         return loss.item()
-
-    def to_device(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """From pinned memory, where the loader put them."""
-        return [view.to(self.device, non_blocking=True) for view in views]
 
 
 def _optimizer(parameters: list[nn.Parameter], published: RunConfig) -> torch.optim.Optimizer:

@@ -224,7 +224,7 @@ class Plain(Side):
         self._views = iter(self.loader)
 
     def step(self) -> None:
-        views = self.loop.to_device(next(self._views))
+        views = [view.to(self.device, non_blocking=True) for view in next(self._views)]
         start = self.clock.now()
         self.losses.append(self.loop.step(views))
         self.spans.append((start, self.clock.now()))

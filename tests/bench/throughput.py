@@ -147,7 +147,7 @@ def compare_steps(case: str, cache: Cache, shared: Tensor, options: argparse.Nam
 def _recipe(case: str, precision: str, options: argparse.Namespace) -> Recipe:
     """The recipe at the bench's size, with the published views and no recomputation on either side."""
     method, preset = CASES[case]
-    same = ["run.device=cpu", f"run.precision={precision}", "model.gradient_checkpointing=false"]
+    same = ["run.device=cpu", f"run.precision={precision}", "model.gradient_checkpointing=0"]
     size = [f"run.batch_size={options.batch}", f"model.backbone={options.backbone}", f"data.size={options.size}"]
     blur = ["augment.blur_kernel=[3, 3]"]  # replaced below; the recipe's own may be too large for a small view
     if method == "barlow" and options.toy:
