@@ -101,5 +101,8 @@ def _fail(message: str, remedy: str, code: int) -> NoReturn:
 def main() -> NoReturn:
     """The program. SIGTERM unwinds like Ctrl-C, so that every command cleans up after both."""
     unwind_on_signals()
-    app(prog_name="scarce")
+    try:
+        app(prog_name="scarce")
+    except KeyboardInterrupt as interrupt:  # before the command has begun, or after its end
+        raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
     raise SystemExit(0)

