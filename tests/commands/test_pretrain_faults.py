@@ -178,7 +178,7 @@ def test_t2_fifty_signals_at_random_moments(dataset: Path) -> None:
         if RUN.last.exists() and _saved_step() == 6 and code != 143:
             continue  # it had ended
         seconds.append(time.monotonic() - sent)
-        assert code == (143 if err else -signal.SIGTERM), err  # -15: before the program had begun
+        assert code in (143, -signal.SIGTERM), err  # -15: before the program had begun
         assert "What to do: " in err or not RUN.path.exists()
         assert _temporaries() == []
         steps.append(_saved_step() if RUN.last.exists() else 0)
@@ -228,7 +228,7 @@ class _Untrained:
         self.job = job
 
     def train(self) -> None:
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def test_t15_of_two_starts_in_one_folder_one_runs(
