@@ -222,29 +222,38 @@ def test_t1_killed_while_the_settings_are_written_the_run_starts_or_goes_on(
 
 
 class _Untrained:
-    """Stands in for a trainer where only the folder matters; holds the folder for a moment."""
+    """Stands in for a trainer where only the folder matters."""
 
     def __init__(self, job: Any, observer: Any) -> None:
         self.job = job
 
     def train(self) -> None:
-        time.sleep(0.1)
+        pass
 
 
-def test_t15_of_two_starts_in_one_folder_one_runs(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+class _Held(_Untrained):
+    """Trains until the file ``go`` is there."""
+
+    def train(self) -> None:
+        deadline = time.monotonic() + 60
+        while not Path("go").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+def test_t15_of_two_starts_in_one_folder_one_runs_and_the_other_is_code_6(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other is told that one is running there (6), or, if that has ended already, that there is a run (2)."""
-    monkeypatch.setattr("scarce_cli.engine.trainer.Trainer", _Untrained)
-    codes = []
+    monkeypatch.setattr("scarce_cli.engine.trainer.Trainer", _Held)
     for number in range(20):
         arguments = [*_arguments(dataset), "--out", f"runs/{number}"]
-        children = [Child(arguments), Child(arguments)]
-        ended = sorted(os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) for child in children)
-        assert ended in ([0, 2], [0, 6]), Path("err.txt").read_text()
+        pids = {Child(arguments).pid, Child(arguments).pid}
+        first, status = os.waitpid(-1, 0)
+        assert os.waitstatus_to_exitcode(status) == 6, Path("err.txt").read_text()
+        Path("go").touch()
+        (winner,) = pids - {first}
+        assert os.waitstatus_to_exitcode(os.waitpid(winner, 0)[1]) == 0
         assert RunFolder(Path(f"runs/{number}")).settings.is_file()
-        codes.append(ended[1])
-    assert 6 in codes
+        Path("go").unlink()
 
 
 def test_t19_a_read_only_folder_is_code_8_before_anything_is_loaded(dataset: Path) -> None:
