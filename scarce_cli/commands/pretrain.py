@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from scarce_cli.runs import RunFolder
 
 
+_LAUNCH = ".torchrun"  # in a run's folder: which torchrun began it
+
+
 class Device(StrEnum):
     """Where to compute."""
 
@@ -100,12 +103,16 @@ class Way:
 
 def run_pretraining(preset: Preset, *, data: Path | None, out: Path, way: Way) -> None:
     """Check everything that is cheap to check, then what needs torch, then write and train."""
+    from scarce_cli.commands.plan_view import show_plan
     from scarce_cli.config import RunConfig
     from scarce_cli.data.cache import find_dataset, open_cache
     from scarce_cli.data.order import steps_per_epoch
+    from scarce_cli.errors import UsageError
     from scarce_cli.methods import settings_class
     from scarce_cli.presets import validate
 
+    if way.plan and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("--plan measures one GPU", "leave out torchrun; several GPUs divide the hours, not the price")
     if _restarted(out):
         way = replace(way, resume=True)
     config = validate(preset, RunConfig)
@@ -119,14 +126,23 @@ def run_pretraining(preset: Preset, *, data: Path | None, out: Path, way: Way) -
         cache = _held(cache)
     with _job(preset, config, method_settings, cache, out, way) as job:
         if way.plan:
-            _plan(job)
+            show_plan(job)
         else:
             _train(job, preset)
 
 
 def _restarted(out: Path) -> bool:
-    """Whether torchrun starts the run's processes again after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and (out / "settings.yaml").is_file()
+    """Whether this torchrun began the run, and starts it again after one of its processes failed."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return False
+    with contextlib.suppress(OSError):
+        return (out / _LAUNCH).read_text("utf-8") == _launch()
+    return False
+
+
+def _launch() -> str:
+    """This torchrun, told from others by its name and process."""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {os.getppid()}"
 
 
 def _is_first_process() -> bool:
@@ -145,23 +161,16 @@ def _check_folder(out: Path, way: Way) -> None:
         check_new_run(out)
 
 
-def _plan(job: Job) -> None:
-    from scarce_cli.commands.plan_view import show_plan
-    from scarce_cli.errors import UsageError
-    from scarce_cli.models.ranks import world_size
-
-    if world_size() > 1:
-        raise UsageError("--plan measures one GPU", "leave out torchrun; several GPUs divide the hours, not the price")
-    show_plan(job)
-
-
 def _train(job: Job, preset: Preset) -> None:
     """Build, then write, then train. Of several processes the first writes, and the others wait for its folder."""
     from scarce_cli.commands.training_view import TrainingView, Unseen
-    from scarce_cli.engine.distributed import is_writer, wait_for_all
+    from scarce_cli.engine.distributed import as_the_writer, is_writer, wait_for_all
+    from scarce_cli.engine.reconstruct import Reconstructing
     from scarce_cli.engine.trainer import Trainer
+    from scarce_cli.files import write_text
     from scarce_cli.runs import check_empty, existing_run, new_run
 
+    job = replace(job, resume=as_the_writer(job.resume))
     trainer = Trainer(job, TrainingView(job) if is_writer() else Unseen())
     if not is_writer():
         wait_for_all()
@@ -172,9 +181,11 @@ def _train(job: Job, preset: Preset) -> None:
         if not job.resume:
             check_empty(run.path)  # another may have been quicker while torch was loading
             _record(run, preset, trainer)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            write_text(run.path / _LAUNCH, _launch())
         wait_for_all()
         trainer.train()
-    _say_what_is_next(run, preset.method)
+    _say_what_is_next(run, preset.method, paints=isinstance(trainer.state.method, Reconstructing))
 
 
 def _first_weights(config: RunConfig, resume: bool) -> ModelSettings:
@@ -260,9 +271,10 @@ def _record(run: RunFolder, preset: Preset, trainer: Trainer) -> None:
     write_settings(run, trainer.job.config.model_dump(mode="json"), header)
 
 
-def _say_what_is_next(run: RunFolder, method: str) -> None:
+def _say_what_is_next(run: RunFolder, method: str, *, paints: bool) -> None:
     from scarce_cli.commands.console import say
 
     say(f"Done. Checkpoint: {run.last}")
-    for command in ("monitor-collapse {}", "probe {} --labels labels.csv", f"visualize {method} {{}}"):
+    commands = ["monitor-collapse {}", "probe {} --labels labels.csv"]
+    for command in [*commands, *([f"visualize {method} {{}}"] if paints else [])]:
         say(f"  scarce {command.format(run.last)}")

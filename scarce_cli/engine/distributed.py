@@ -44,7 +44,7 @@ def ranks(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     with _understood("the other processes cannot be reached"):
-        _join("nccl" if device.type == "cuda" else "gloo")
+        _join(device)
     try:
         with _understood("another process of the run is gone"), warnings.catch_warnings():
             # Of kernels of one pixel, whose strides may be written in two ways.
@@ -54,7 +54,7 @@ def ranks(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def _join(backend: str) -> None:
+def _join(device: torch.device) -> None:
     """Meet the others where torchrun's variables say.
 
     The meeting place outlives a restart, and with it the addresses of those who died: each attempt has names of its
@@ -63,7 +63,10 @@ def _join(backend: str) -> None:
     store, number, world = next(rendezvous("env://", timeout=_PATIENCE))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     place = dist.PrefixStore(f"scarce-{attempt}", store)  # type: ignore[attr-defined]  # it does export it
-    dist.init_process_group(backend, store=place, rank=number, world_size=world, timeout=_PATIENCE)
+    if device.type == "cuda":
+        dist.init_process_group("nccl", store=place, rank=number, world_size=world, timeout=_PATIENCE, device_id=device)
+    else:
+        dist.init_process_group("gloo", store=place, rank=number, world_size=world, timeout=_PATIENCE)
 
 
 @contextlib.contextmanager
@@ -73,7 +76,7 @@ def _understood(what: str) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         text = str(error)
-        if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "rank", "MASTER_")):
+        if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL", "MASTER_")):
             first = (text.splitlines() or [type(error).__name__])[0]
             raise ResourceError(
                 f"{what}: {first}", "look at its messages; start all again by torchrun with --resume"
@@ -91,6 +94,25 @@ def wrap(method: Method) -> Callable[..., Any]:
     with warnings.catch_warnings():  # newer torch has another name for broadcast_buffers, older only this one
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def as_the_writer(decision: bool) -> bool:
+    """What the writer decided, on all ranks."""
+    if world_size() == 1:
+        return decision
+    decided = [decision]
+    dist.broadcast_object_list(decided, src=0)
+    return decided[0]
+
+
+@contextlib.contextmanager
+def first_the_writer() -> Iterator[None]:
+    """What the block does to files, the writer does first, and the others when it is done."""
+    if not is_writer():
+        wait_for_all()
+    yield
+    if is_writer():
+        wait_for_all()
 
 
 def wait_for_all() -> None:

@@ -48,7 +48,9 @@ class Guard:
         state, what = self._state, outcome(entry)
         if entry.values[SCALE] < _LEAST_SCALE:
             raise self._diverged(
-                f"the scale of the fp16 loss fell below {_LEAST_SCALE:g}", entry, "--set run.precision=bf16"
+                f"the scale of the fp16 loss fell below {_LEAST_SCALE:g}",
+                entry,
+                "go on with --set run.precision=bf16 --resume --override",
             )
         if what is Outcome.RESCALED:  # neither good nor bad: a scale that never fits ends the run by itself
             state.rescaled_steps += 1
@@ -65,7 +67,9 @@ class Guard:
         films = ", ".join(self._skipped(entry.step, why)[:3])
         if self._state.bad_in_a_row >= _BAD_STEPS:
             raise self._diverged(
-                f"{why}, {_BAD_STEPS} steps in a row", entry, "lower optimizer.lr, or --set run.precision=fp32"
+                f"{why}, {_BAD_STEPS} steps in a row",
+                entry,
+                "lower optimizer.lr, or --set run.precision=fp32; to go on: --resume --override",
             )
         return f"step {entry.step}: {why}; skipped (films {films}, …)"
 

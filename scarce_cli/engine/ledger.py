@@ -45,9 +45,11 @@ class Ledger:
         self._pending: deque[_Pending] = deque()
         self._read = time.perf_counter()
 
-    def start(self) -> None:
-        """Seconds count from now."""
-        self._read = time.perf_counter()
+    def start(self) -> float:
+        """Seconds of the next entry count from now; returns those since the last."""
+        now = time.perf_counter()
+        seconds, self._read = now - self._read, now
+        return seconds
 
     def add(
         self,

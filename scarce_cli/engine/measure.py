@@ -18,7 +18,7 @@ from scarce_cli.engine.ledger import Entry
 from scarce_cli.engine.state import TrainState
 from scarce_cli.engine.views import Batches
 
-WARM_UP, TIMED = 2, 5  # steps: the first two take all the memory there will be, and are slow; then they are timed
+WARM_UP, TIMED = 2, 5  # steps: the first two are slow and take more than the others; those are measured
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -42,19 +42,24 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory taken since `reset_peak`: what torch holds of the GPU, or what this process has resident."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _status("VmHWM:")
 
 
 def memory_bytes(device: torch.device) -> int:
     """What there is: this process's share of the GPU; on the CPU what is free and what this process has already."""
     if device.type != "cuda":
-        return available_memory() + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return available_memory() + _status("VmRSS:")
     total = torch.cuda.get_device_properties(device).total_memory
     return int(total * torch.cuda.get_per_process_memory_fraction(device))
+
+
+def _status(name: str) -> int:
+    """A line of what Linux says of this process, in bytes; elsewhere the most it ever had."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Gauge:
@@ -68,9 +73,10 @@ class Gauge:
     def hear(self, entry: Entry) -> Estimate | None:
         """The estimate after the last of the measured steps, or of the run; None on all others."""
         self._heard += 1
-        if self._heard == WARM_UP + 1:
-            self._seconds = 0.0  # a run of one or two steps has only these
         self._seconds += entry.seconds
+        if self._heard == WARM_UP and entry.step < self._batches.total:  # a run of two steps has only these
+            self._seconds = 0.0
+            reset_peak(self._job.device)  # looking for the fastest kernels took more than training will
         last = entry.step == self._batches.total
         if self._heard == WARM_UP + TIMED or (last and self._heard < WARM_UP + TIMED):
             self.estimate = self._estimated(entry.step)

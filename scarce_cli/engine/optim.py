@@ -46,7 +46,16 @@ def build_optimizer(
     if settings.name == "lars":
         groups = [{**group, "adapt": group["decayed"]} for group in groups]
         return LARS(groups, lr=settings.lr, momentum=settings.momentum)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+    return _sgd(groups, settings)
+
+
+def _sgd(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """torch's, with moments that begin at zero: left to itself it takes memory as it comes where the first step is
+    not taken, and cannot go on where a tensor has no gradient at first."""
+    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+    for weight in (weight for group in optimizer.param_groups for weight in group["params"] if settings.momentum):
+        optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
 
 
 def set_values(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
@@ -66,11 +75,17 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load a state; one of an older version, whose optimizer was not fused, goes on with the fused one."""
+    """Load the moments; all options stay as they are, also where the saved ones were others.
+
+    The steps counted go to the device, where fused optimizers look for them.
+    """
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
-    if "fused" in optimizer.defaults:
-        for group in optimizer.param_groups:
-            group.update(fused=True, foreach=None)
+    for group, fresh in zip(optimizer.param_groups, options, strict=True):
+        group.update(fresh)
+    for weight, state in optimizer.state.items():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].to(weight.device)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from scarce_cli.config import RunConfig
@@ -20,6 +21,9 @@ from scarce_cli.errors import ResourceError, UsageError
 _SIZE_STEP, _LEAST_SIZE = 32, 96  # px, of the smaller views that are tried
 _STAGES = 4  # that can be recomputed
 _BATCH_STEP = 8  # films: batches that are tried are multiples of it, which tensor cores like
+
+Changes = tuple[str, ...]  # section.key=value
+Trying = Callable[[Changes], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def _first_steps(job: Job) -> Estimate:
     return gauge.estimate
 
 
-def plan_run(job: Job, trying: Callable[[tuple[str, ...]], None]) -> RunPlan:
+def plan_run(job: Job, trying: Trying) -> RunPlan:
     """Measure a run as it is, then others: cheaper ones where it fits, else what would fit.
 
     ``trying`` hears of every set of changes before it is measured. Raises UsageError as `measure`.
@@ -103,42 +107,53 @@ def _cheaper(config: RunConfig) -> Iterator[tuple[str, ...]]:
         yield (f"data.size={config.data.size - _SIZE_STEP}",)
 
 
-def _that_fit(job: Job, trying: Callable[[tuple[str, ...]], None]) -> Iterator[Option | None]:
-    """Checkpointing, then smaller views, then a smaller batch: the last changes what is learned most."""
+def _that_fit(job: Job, trying: Trying) -> Iterator[Option | None]:
+    """More stages recomputed; smaller views; both, where neither is enough; and the largest batch, which changes what
+    is learned most."""
     config = job.config
-    always: tuple[str, ...] = ()
-    for stages in range(config.model.gradient_checkpointing + 1, _STAGES + 1):
-        always = (f"model.gradient_checkpointing={stages}",)
-        option = _try(job, always, trying)
-        yield option
-        if option is not None and option.estimate is not None:
-            break
-    for size in range(config.data.size - _SIZE_STEP, _LEAST_SIZE - 1, -_SIZE_STEP):
-        option = _try(job, (*always, f"data.size={size}"), trying)
-        yield option
-        if option is not None and option.estimate is not None:
-            break
-    yield _largest_batch(job, (), trying)
+    stages = [
+        (f"model.gradient_checkpointing={n}",) for n in range(config.model.gradient_checkpointing + 1, _STAGES + 1)
+    ]
+    sizes = [(f"data.size={size}",) for size in range(config.data.size - _SIZE_STEP, _LEAST_SIZE - 1, -_SIZE_STEP)]
+    enough = False
+    for changes in (stages, sizes):
+        for option in _until_one_fits(job, changes, trying):
+            enough = enough or _fits(option)
+            yield option
+    if not enough and stages:
+        yield from _until_one_fits(job, [(*stages[-1], *size) for size in sizes], trying)
+    yield _largest_batch(job, trying)
 
 
-def _largest_batch(job: Job, always: tuple[str, ...], trying: Callable[[tuple[str, ...]], None]) -> Option | None:
-    """Bisection over multiples of eight."""
+def _until_one_fits(job: Job, changes: Iterable[Changes], trying: Trying) -> Iterator[Option | None]:
+    for change in changes:
+        option = _try(job, change, trying)
+        yield option
+        if _fits(option):
+            return
+
+
+def _fits(option: Option | None) -> bool:
+    return option is not None and option.estimate is not None
+
+
+def _largest_batch(job: Job, trying: Trying) -> Option | None:
+    """Bisection; a batch that the method refuses stands for the next smaller one that it takes."""
+    step = _BATCH_STEP if job.config.run.batch_size > 2 * _BATCH_STEP else 1
+    fits, too_large = 0, -(-job.config.run.batch_size // step)  # in steps
     best: Option | None = None
-    low, high = (
-        0,
-        -(-job.config.run.batch_size // _BATCH_STEP),
-    )  # in steps: one that fits (or nothing), one that does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        option = _try(job, (*always, f"run.batch_size={middle * _BATCH_STEP}"), trying)
-        if option is not None and option.estimate is not None:
-            best, low = option, middle
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        tried = ((n, _try(job, (f"run.batch_size={n * step}",), trying)) for n in range(middle, fits, -1))
+        count, option = next(((n, option) for n, option in tried if option is not None), (fits, None))
+        if option is not None and not _fits(option):
+            too_large = count
         else:
-            high = middle
+            fits, best = middle, option or best
     return best
 
 
-def _try(job: Job, changes: tuple[str, ...], trying: Callable[[tuple[str, ...]], None]) -> Option | None:
+def _try(job: Job, changes: tuple[str, ...], trying: Trying) -> Option | None:
     """Measure with other settings; None when they do not fit the method's."""
     trying(changes)
     try:
@@ -147,11 +162,15 @@ def _try(job: Job, changes: tuple[str, ...], trying: Callable[[tuple[str, ...]],
         return None
 
 
-def _changed(job: Job, changes: tuple[str, ...]) -> Job:
+def _changed(job: Job, changes: Changes) -> Job:
+    """UsageError when the changes do not fit the other settings."""
     values = job.config.model_dump(mode="json")
     for change in changes:
-        name, _, text = change.partition("=")
+        name, _, number = change.partition("=")
         section, key = name.split(".")
-        values[section][key] = {"true": True, "false": False}.get(text, int(text) if text.isdigit() else text)
-    config = RunConfig.model_validate(values, strict=False)
+        values[section][key] = int(number) if number.isdigit() else number
+    try:
+        config = RunConfig.model_validate_json(json.dumps(values))
+    except ValueError as error:
+        raise UsageError(f"{' '.join(changes)}: {error}") from None
     return replace(job, identity=replace(job.identity, config=config))

@@ -25,7 +25,7 @@ _FILES = (
     ("encoders/", "the encoder alone, kept now and then: `monitor-collapse` draws its curve from them"),
     ("settings.yaml", "all settings, and a recipe that repeats the run"),
     ("metrics.jsonl", "what was logged: one JSON object a line, of steps and of epochs"),
-    ("curves.png", "the numbers as curves, drawn again after each epoch"),
+    ("curves.png", "the numbers as curves, drawn again after epochs and at the end"),
     ("skipped.jsonl", "steps that could not be taken, with their films; only where there were any"),
     ("tensorboard/, wandb/, wandb.json", "the same numbers for those who asked for them"),
 )

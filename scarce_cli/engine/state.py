@@ -35,6 +35,8 @@ _FREE = {
     ("run", "snapshot_epochs"),
 }
 
+_NAMED = 5  # names in a message
+
 
 @dataclass
 class TrainState:
@@ -168,8 +170,13 @@ def _restore(path: Path, identity: Identity, state: TrainState, override: bool) 
             "resume with the run's own settings, go on with the new ones by --override, or start another with --out",
         )
     _load_weights(state.method, saved["method"], path)
-    restore_optimizer(state.optimizer, saved["optimizer"])
-    state.scaler.load_state_dict(saved["scaler"])
+    name = payload["origin"]["settings"]["optimizer"]["name"]
+    if name == identity.config.optimizer.name:
+        restore_optimizer(state.optimizer, saved["optimizer"])
+    else:
+        changed = [*changed, "the moments of the optimizer begin anew"]
+    if saved["scaler"]:  # nothing is saved of one that does nothing
+        state.scaler.load_state_dict(saved["scaler"])
     state.step = int(payload["origin"]["step"])
     state.init_digest = payload["origin"].get("init_digest", "")
     state.bad_in_a_row, state.bad_steps = int(saved["bad_in_a_row"]), int(saved["bad_steps"])
@@ -186,8 +193,19 @@ def _load_weights(method: Method, weights: Mapping[str, Any], path: Path) -> Non
     try:
         method.load_state_dict(weights)
     except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
-        raise UsageError(f"{path}: the weights do not fit: {''.join(first).strip()}", "pretrain again") from None
+        now = method.state_dict()
+        names = [name for name in {**now, **weights} if not _same_shape(now.get(name), weights.get(name))]
+        if not names:
+            raise
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise UsageError(
+            f"{path}: the weights do not fit: {', '.join(names[:_NAMED])}{more}",
+            "go on with the network and the settings that the run was started with",
+        ) from error
+
+
+def _same_shape(one: Any, other: Any) -> bool:
+    return one is not None and other is not None and getattr(one, "shape", None) == getattr(other, "shape", None)
 
 
 def _changes(origin: Mapping[str, Any], identity: Identity, state: TrainState) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from scarce_cli.engine.device import memory_guard
+from scarce_cli.engine.distributed import first_the_writer
 from scarce_cli.engine.guard import Guard
 from scarce_cli.engine.job import Job, Observer, StepReport
 from scarce_cli.engine.ledger import Entry, Ledger
@@ -58,8 +59,7 @@ class Trainer:
             DamagedData: the cache was cut while it was read.
         """
         if self.job.resume:
-            for warning in restore_newest(self.job.run, self.job.identity, self.state, override=self.job.override):
-                self.observer.warned(warning)
+            self._resume()
         if self._largest_view > self.job.cache.size:
             self.observer.warned(
                 f"views of {self._largest_view} px are made from films of {self.job.cache.size} px: larger, not sharper"
@@ -73,7 +73,7 @@ class Trainer:
                 from_step=self.state.step,
                 parameters=sum(p.numel() for _, p in self.state.method.trained_parameters()),
             )
-            with StopRequest() as request:
+            with StopRequest(at_once=world_size() == 1) as request:
                 self._loop(request, records)
             records.ended("finished")
         except BaseException as error:
@@ -83,10 +83,17 @@ class Trainer:
             self.observer.ended()
             records.close()
 
+    def _resume(self) -> None:
+        with first_the_writer():  # who sets a damaged checkpoint aside
+            warnings = restore_newest(self.job.run, self.job.identity, self.state, override=self.job.override)
+        for warning in warnings:
+            self.observer.warned(warning)
+
     def _loop(self, request: StopRequest, records: Records) -> None:
         self._ledger.start()
         while self.state.step < self.total_steps:
             embeddings_ND = self._step(request)
+            request.at_once = False  # from now on there is something to save
             self._hear(self._ledger.ready(), records, request)
             if self.state.step % self.steps_per_epoch == 0:
                 self._hear(self._ledger.rest(), records, request)
@@ -151,7 +158,7 @@ class Trainer:
         self._guard.check_learned(self.total_steps)
         if epoch % run.snapshot_epochs == 0 or epoch == run.epochs:
             self._saver.keep_encoder(epoch)
-        self._ledger.start()  # what was done here is no part of a step
+        self.state.seconds += self._ledger.start()  # it is paid for, but no part of a step
 
     def _stop(self, signal: KeyboardInterrupt) -> None:
         self._saver.save()

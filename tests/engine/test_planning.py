@@ -14,6 +14,7 @@ from scarce_cli.engine import planning
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.measure import memory_bytes, peak_bytes, reset_peak
 from scarce_cli.engine.planning import measure, plan_run
+from scarce_cli.errors import UsageError
 
 CPU = torch.device("cpu")
 
@@ -114,8 +115,38 @@ def test_where_it_does_not_fit_alternatives_come_in_order_and_the_largest_batch(
     fitting = [option.changes for option in plan.options if option.estimate]
     names = [option.changes for option in plan.options]
     assert names[0] == ("model.gradient_checkpointing=1",)
-    assert fitting == [("model.gradient_checkpointing=4", "data.size=96"), ("run.batch_size=24",)]
-    assert [len(change) for change in names] == [1, 1, 1, 1, 2, 2, 2, 1]
+    assert fitting == [("data.size=96",), ("run.batch_size=24",)]
+    assert names[4:7] == [("data.size=160",), ("data.size=128",), ("data.size=96",)]
+    assert all(name[0].startswith("run.batch_size=") for name in names[7:])
+
+
+def test_both_at_once_where_neither_is_enough(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake(monkeypatch, lambda c: c.model.gradient_checkpointing == 4 and c.data.size <= 96, lambda config: 1.0)
+    plan = plan_run(make_job("run.batch_size=40", "data.size=128"), lambda changes: None)
+    assert [o.changes for o in plan.options if o.estimate] == [("model.gradient_checkpointing=4", "data.size=96")]
+
+
+@pytest.mark.parametrize(("splits", "limit", "largest"), [(16, 47, 32), (8, 47, 40), (8, 7, None), (48, 95, 48)])
+def test_a_batch_that_the_method_refuses_stands_for_the_next_smaller(
+    splits: int, limit: int, largest: int | None, make_job: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(job: Any) -> Estimate | None:
+        if job.config.run.batch_size % splits:
+            raise UsageError("refused")
+        return _estimate() if job.config.run.batch_size <= limit else None
+
+    monkeypatch.setattr(planning, "measure", measured)
+    plan = plan_run(make_job("run.batch_size=96", "data.size=96"), lambda changes: None)
+    (found,) = [o.changes for o in plan.options if o.estimate] or [None]
+    assert found == (None if largest is None else (f"run.batch_size={largest}",))
+
+
+def test_changes_that_do_not_fit_the_other_settings_are_no_option(make_job: Callable) -> None:
+    heard: list[Any] = []
+    plan = plan_run(make_job("data.size=128", "augment.blur_kernel=[3, 201]", "run.batch_size=2"), heard.append)
+    assert plan.estimate is not None
+    assert heard == [(), ("data.size=96",)]
+    assert plan.options == ()
 
 
 def test_running_out_of_memory_is_an_answer(make_job: Callable, toy: Any) -> None:

@@ -140,7 +140,7 @@ def test_weights_that_do_not_fit_are_code_2(train: Callable, make_job: Callable,
     job = make_job(resume=True)
     state = build_state(job)
     state.method.head = nn.Linear(64, 5)
-    with pytest.raises(UsageError, match=r"runs/a/last\.pt: the weights do not fit: size mismatch for head"):
+    with pytest.raises(UsageError, match=r"runs/a/last\.pt: the weights do not fit: head\.weight, head\.bias\n"):
         restore_newest(job.run, job.identity, state)
 
 
@@ -153,3 +153,28 @@ def test_a_method_is_rebuilt_from_a_checkpoint(train: Callable) -> None:
     now = method.state_dict()
     assert now.keys() == trained.weights.keys()
     assert all(torch.equal(now[name], weights) for name, weights in trained.weights.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (("optimizer.name=sgd",), "the moments of the optimizer begin anew"),
+        (("optimizer.betas=[0.5, 0.9]",), "optimizer.betas: [0.9, 0.999] -> [0.5, 0.9]"),
+        (("run.precision=bf16",), "run.precision: fp32 -> bf16"),
+    ],
+)
+def test_override_goes_on_with_what_was_asked_for(
+    changes: tuple[str, ...], said: str, stop: Callable, train: Callable
+) -> None:
+    stop(5)
+    with pytest.raises(UsageError, match="--override"):
+        train(*changes, resume=True)
+    again = train(*changes, resume=True, override=True)
+    (warning,) = again.listener.all("warned")
+    assert warning.startswith("going on with other settings: ")
+    assert said in warning
+    group = again.trainer.state.optimizer.param_groups[0]
+    wanted = again.trainer.job.config.optimizer
+    assert group.get("betas", wanted.betas) == wanted.betas
+    assert group.get("momentum", wanted.momentum) == wanted.momentum
+    assert again.trainer.state.step == 12

@@ -107,3 +107,35 @@ def test_compiled_steps_have_clean_names_and_the_same_loss(make_job: Callable, m
     assert plain[2].method.state_dict().keys() == fused[2].method.state_dict().keys()
     losses = [stepper.take(0, views.take(0)).values[0] for stepper, views, _ in (plain, fused)]
     assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "lamb"])
+def test_a_first_step_that_is_bad_leaves_no_trace(optimizer: str, make_job: Callable, same: Any) -> None:
+    """With memory that is not zero by chance where an optimizer takes it as it comes."""
+    states = []
+    for spoilt in (False, True):
+        stepper, views, state = _stepper(make_job(f"optimizer.name={optimizer}"))
+        if spoilt:
+            for view in (bad := views.take(0)):
+                view.image_BCHW.fill_(math.nan)
+            _ = [torch.full_like(p, 1e6) for p in state.method.parameters()]  # freed: what is taken next may be these
+            stepper.take(0, bad)
+        for step in (0, 1):
+            stepper.take(step, views.take(step))
+        parts = (state.method.state_dict(), state.optimizer.state_dict()["state"])
+        states.append(torch.utils._pytree.tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, parts))
+    assert same(*states)
+    assert all(torch.isfinite(p).all() for p in states[1][0].values())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "lamb"])
+def test_a_tensor_without_gradient_at_first_joins_later(optimizer: str, make_job: Callable) -> None:
+    """As the last layer of a head that is frozen in the first epoch."""
+    stepper, views, state = _stepper(make_job(f"optimizer.name={optimizer}"))
+    weight, before = state.method.head.weight, state.method.head.weight.detach().clone()
+    state.method.after_backward = lambda progress: setattr(weight, "grad", None) if progress.step == 0 else None
+    stepper.take(0, views.take(0))
+    assert torch.equal(weight, before)
+    stepper.take(1, views.take(1))
+    assert torch.isfinite(weight).all()
+    assert not torch.equal(weight, before)
