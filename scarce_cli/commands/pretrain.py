@@ -185,7 +185,7 @@ def _train(job: Job, preset: Preset) -> None:
             write_text(run.path / _LAUNCH, _launch())
         wait_for_all()
         trainer.train()
-    _say_what_is_next(run, preset.method, paints=isinstance(trainer.state.method, Reconstructing))
+    _say_what_is_next(run, preset.method, paints=issubclass(job.method_class, Reconstructing))
 
 
 def _first_weights(config: RunConfig, resume: bool) -> ModelSettings:

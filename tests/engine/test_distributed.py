@@ -73,6 +73,7 @@ def test_two_processes_are_one_with_the_whole_batch(dataset: Path, alone: Path) 
     assert "2 processes" in Path("two/README.md").read_text()
 
 
+@pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="half a minute of restarts: set SCARCE_LONG=1")
 def test_a_process_that_dies_is_started_again_and_loses_no_saved_step(dataset: Path, alone: Path) -> None:
     """Killed while it keeps the encoder: torchrun starts both again, which go on by themselves."""
     done = _start(
