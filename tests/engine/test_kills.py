@@ -8,6 +8,7 @@ import random
 import select
 import shutil
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -42,6 +43,19 @@ ELSEWHERE = {  # label -> the test that kills there
 }
 AROUND = ("pre_fsync", "pre_rename", "post_rename")  # of every file that is replaced
 POINTS = ["ckpt.pre_publish", *(f"{label}.{at}" for label in sorted(SAVING) for at in AROUND)]
+
+
+@pytest.fixture(autouse=True)
+def _a_fork_can_compute(child: Callable[..., int]) -> None:
+    """torch's pool of threads, which some tests make, does not live on in a forked process."""
+
+    def compute() -> None:
+        thread = threading.Thread(target=lambda: torch.set_num_threads(1))
+        thread.start()
+        thread.join()
+
+    if child(compute) != 0:
+        pytest.skip("another test of this process made a pool of threads, which a fork has not")
 
 
 def _text(node: ast.expr | None) -> str:

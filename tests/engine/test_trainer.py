@@ -150,7 +150,7 @@ def test_fp16_gradients_are_clipped_after_the_scale_is_taken_off(toy: Any, make_
     trainer = Trainer(make_job(*plain), listener)
     trainer.state.scaler.load_state_dict({**trainer.state.scaler.state_dict(), "scale": 64.0})
     before = [p.detach().clone() for p in trainer.state.method.parameters()]
-    toy.hook = staticmethod(lambda step: os.kill(os.getpid(), signal.SIGTERM))
+    listener.stepped = lambda report: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted):
         trainer.train()
     moved = [(p.detach() - old).flatten() for p, old in zip(trainer.state.method.parameters(), before, strict=True)]
