@@ -23,7 +23,10 @@ SETTINGS = (
     "model.sync_batch_norm=true",
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="a minute of starts and restarts: set SCARCE_LONG=1"),
+]
 
 
 def _start(dataset: Path, out: str, *more: str, ranks: int = 1, restarts: int = 0, **environment: str) -> Any:
@@ -73,7 +76,6 @@ def test_two_processes_are_one_with_the_whole_batch(dataset: Path, alone: Path) 
     assert "2 processes" in Path("two/README.md").read_text()
 
 
-@pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="half a minute of restarts: set SCARCE_LONG=1")
 def test_a_process_that_dies_is_started_again_and_loses_no_saved_step(dataset: Path, alone: Path) -> None:
     """Killed while it keeps the encoder: torchrun starts both again, which go on by themselves."""
     done = _start(
