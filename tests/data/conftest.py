@@ -70,3 +70,21 @@ def in_child() -> Callable[..., int]:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     return run
+
+
+@pytest.fixture
+def kill_until(in_child: Callable[..., int]) -> Callable[..., None]:
+    """Run a function in children that are killed at random moments, until so many did not live to their end."""
+
+    def run(work: Callable[[], int | None], kills: int, *, within: float, after_each: Callable[[int], None]) -> None:
+        """``within`` seconds at first; less, each time that a child was done before. Anything but 0, a kill, and 6
+        (locked by the last worker of the one before, still on its way out) is a failure."""
+        rng, killed = np.random.default_rng(kills), 0
+        while killed < kills:
+            code = in_child(work, kill_after=float(rng.uniform(0, within)))
+            assert code in (0, -signal.SIGKILL, 6)
+            after_each(code)
+            killed += code == -signal.SIGKILL
+            within *= 0.9 if code == 0 else 1.0
+
+    return run

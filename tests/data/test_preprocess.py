@@ -170,13 +170,12 @@ def test_a_part_runs_once_at_a_time(make_films: Callable[..., Path]) -> None:
         preprocess(request(films, shard=(2, 2)))
 
 
-def _kill_loop(films: Path, kills: int, in_child: Callable[..., int]) -> None:
+def _kill_loop(films: Path, kills: int, kill_until: Callable[..., None]) -> None:
     """P1: kill at random moments; whatever is there is whole, and the originals are as they were."""
     originals = contents(films)
     preprocess(request(films, workers=1))
     clean, images = contents(OUT), {path.name: path.read_bytes() for path in (OUT / "images").iterdir()}
     shutil.rmtree(OUT)
-    rng, codes = np.random.default_rng(0), []
 
     def work() -> int:
         try:
@@ -185,9 +184,7 @@ def _kill_loop(films: Path, kills: int, in_child: Callable[..., int]) -> None:
             return 6
         return 0
 
-    for _ in range(kills):
-        code = in_child(work, kill_after=float(rng.uniform(0, 0.12)))
-        codes.append(code)
+    def check(code: int) -> None:
         for path in OUT.glob("images/*"):
             assert path.read_bytes() == images[path.name]
         if (OUT / "manifest.csv").exists():
@@ -195,21 +192,21 @@ def _kill_loop(films: Path, kills: int, in_child: Callable[..., int]) -> None:
         if code == 0:
             assert contents(OUT) == clean
             shutil.rmtree(OUT)
-    assert set(codes) <= {0, -9, 6}
-    assert codes.count(-9) > kills / 2
+
+    kill_until(work, kills, within=0.12, after_each=check)
     time.sleep(0.2)
     preprocess(request(films, workers=1))
     assert contents(OUT) == clean
     assert contents(films) == originals
 
 
-def test_p1_twenty_kills(make_films: Callable[..., Path], in_child: Callable[..., int]) -> None:
-    _kill_loop(make_films(40, size=96), 20, in_child)
+def test_p1_twenty_kills(make_films: Callable[..., Path], kill_until: Callable[..., None]) -> None:
+    _kill_loop(make_films(40, size=96), 20, kill_until)
 
 
 @pytest.mark.slow
-def test_p1_two_hundred_kills(make_films: Callable[..., Path], in_child: Callable[..., int]) -> None:
-    _kill_loop(make_films(40, size=96), 200, in_child)
+def test_p1_two_hundred_kills(make_films: Callable[..., Path], kill_until: Callable[..., None]) -> None:
+    _kill_loop(make_films(40, size=96), 200, kill_until)
 
 
 @pytest.mark.parametrize("point", ["image.pre_rename", "manifest.pre_rename", "dataset.pre_rename"])
