@@ -1,0 +1,57 @@
+"""What the signs of a run mean: plain data that a method gives and a verdict reads.
+
+A method names its scalars; here stands what a scalar reads when nothing is told apart. So a verdict can speak of any
+method, and knows none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Failure(StrEnum):
+    """How a run can fail."""
+
+    COMPLETE = "complete collapse"  # constant features
+    DIMENSIONAL = "dimensional collapse"  # few directions
+    FADING = "fading features"  # films grow alike from reading to reading
+    SHRINKING = "shrinking features"  # their spread falls, whatever their directions
+    UNIFORM_TEACHER = "uniform teacher"  # the same for every film: all outputs alike
+    ONE_HOT_TEACHER = "one-hot teacher"  # the same for every film: one output
+    LEAKAGE = "leakage through batch statistics"  # the task is solved without looking at the film
+    DIVERGED = "diverged"
+    NOT_LEARNING = "not yet learning"
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """What the scalars of a method read when nothing is told apart, and what its loss asks of the features.
+
+    ``blind``: scalar -> its value for a network to which all films are alike; "loss" may be among them. Natural
+    logarithms. A rule that needs a scalar which a method does not give says nothing about that method.
+    """
+
+    blind: Mapping[str, float] = field(default_factory=dict)
+    spreads: bool = True  # the loss pushes the features of different films apart: a mean cosine near 1 is a failure
+
+    def as_plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"blind": dict(self.blind), "spreads": self.spreads}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Expectations:
+        """What `as_plain` gave. Raises TypeError, ValueError, AttributeError or KeyError for anything else."""
+        blind = {str(name): float(value) for name, value in values["blind"].items()}
+        return cls(blind, bool(values["spreads"]))
+
+
+@dataclass(frozen=True)
+class Cure:
+    """A setting to change: ``section.key``, the value to give it, and why it helps."""
+
+    key: str
+    to: Any
+    why: str
