@@ -6,7 +6,8 @@ method, and knows none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -55,3 +56,38 @@ class Cure:
     key: str
     to: Any
     why: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A cure beside the value that the run has."""
+
+    cure: Cure
+    now: Any  # None where the settings do not say
+
+    def __str__(self) -> str:
+        """``section.key: old -> new (why)``."""
+        was = f"{_written(self.now)} -> " if self.now is not None else ""
+        return f"{self.cure.key}: {was}{_written(self.cure.to)} ({self.cure.why})"
+
+    @property
+    def option(self) -> str:
+        """``--set section.key=value``."""
+        return f"--set {self.cure.key}={_written(self.cure.to)}"
+
+
+def changes(cures: Iterable[Cure], settings: Mapping[str, Any]) -> list[Change]:
+    """The cures that a run of these settings (as plain values, by section) has not got yet."""
+    found = []
+    for cure in cures:
+        section, _, key = cure.key.partition(".")
+        part = settings.get(section)
+        now = part.get(key) if isinstance(part, Mapping) else None
+        if now != cure.to:
+            found.append(Change(cure, now))
+    return found
+
+
+def _written(value: Any) -> str:
+    """As in a recipe, on one line and without spaces, which a shell would split at."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
