@@ -134,6 +134,15 @@ class ScheduleSettings(Settings):
         return self
 
 
+class MonitorSettings(Settings):
+    """Looks at the encoder while it trains, and what follows from a verdict."""
+
+    steps: Count = 200  # between two looks; fewer where that is more than a fiftieth of the run
+    films: Annotated[int, Field(ge=0)] = 256  # looked at, always the same; 0: the encoder is not looked at
+    on_collapse: Literal["stop", "warn", "ignore"] = "warn"  # stop: with a checkpoint and exit code 9
+    grace: Fraction = 0.05  # of the run, in which no verdict stops it
+
+
 class RunConfig(Settings):
     """Everything about a run but the method's own settings, which its module validates."""
 
@@ -144,6 +153,7 @@ class RunConfig(Settings):
     augment: AugmentSettings = AugmentSettings()
     optimizer: OptimizerSettings
     schedule: ScheduleSettings = ScheduleSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> RunConfig:

@@ -62,6 +62,12 @@ class ResourceError(ScarceError):
     exit_code = 8
 
 
+class Collapsed(ScarceError):
+    """The encoder does not tell films apart any more, or the run does not learn: a verdict, not a fault."""
+
+    exit_code = 9
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, raised in the main thread so that it unwinds exactly like Ctrl-C; exit code 143."""
 
