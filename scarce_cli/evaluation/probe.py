@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scarce_cli.errors import UsageError
-from scarce_cli.evaluation.geometry import l2_normalize
+from scarce_cli.evaluation.collapse import l2_normalize
 from scarce_cli.evaluation.logistic import fit_logistic
 from scarce_cli.evaluation.statistics import Estimate, auc, bootstrap_means, summarize
 from scarce_cli.presets import nearest

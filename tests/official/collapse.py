@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scarce_cli.evaluation.collapse import collapse_metrics
-from scarce_cli.evaluation.geometry import alignment, dimension_std, uniformity
-from scarce_cli.evaluation.spectrum import effective_rank, numerical_rank, rankme, singular_values
+from scarce_cli.evaluation.collapse import (
+    alignment,
+    collapse_metrics,
+    dimension_std,
+    effective_rank,
+    numerical_rank,
+    rankme,
+    singular_values,
+    uniformity,
+)
 from tests.official.common import EXACT, Data, Family, close
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scarce_cli.evaluation.choose_c import Scoring, choose_c, stratified_folds
-from scarce_cli.evaluation.geometry import l2_normalize
+from scarce_cli.evaluation.collapse import l2_normalize
 from scarce_cli.evaluation.logistic import LinearModel, fit_logistic
 from scarce_cli.evaluation.statistics import auc
 from tests.official.common import EXACT, Check, Data, Family, close

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import pdist
 
-from scarce_cli.evaluation import geometry
-from scarce_cli.evaluation.geometry import alignment, dimension_std, l2_normalize, mean_pairwise_cosine, uniformity
+from scarce_cli.evaluation.collapse import (
+    alignment,
+    dimension_std,
+    geometry,
+    l2_normalize,
+    mean_pairwise_cosine,
+    uniformity,
+)
 
 STEADY = settings(max_examples=40, deadline=None, derandomize=True)
 SHAPES = st.tuples(st.integers(2, 12), st.integers(1, 9))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scarce_cli.evaluation.spectrum import effective_rank, entropy_rank, numerical_rank, rankme, singular_values
+from scarce_cli.evaluation.collapse import effective_rank, entropy_rank, numerical_rank, rankme, singular_values
 
 STEADY = settings(max_examples=40, deadline=None, derandomize=True)
 
