@@ -13,14 +13,20 @@ import torch
 from torch import Tensor
 
 from scarce_cli.checkpoint import EncoderInfo, SavedEncoder
+from scarce_cli.config import AugmentSettings
 from scarce_cli.data.cache import Cache, open_cache
 from scarce_cli.data.loader import load_films, whole_films
 from scarce_cli.errors import DamagedData, UsageError
-from scarce_cli.evaluation.features import extract_features, random_encoder, restore_encoder
+from scarce_cli.evaluation.features import extract_features, extract_view_features, random_encoder, restore_encoder
 from scarce_cli.models.resnet import Encoder, build_encoder
 
 INFO = EncoderInfo("resnet18", 32, 0.5, 0.25)
 CPU = torch.device("cpu")
+AUGMENT = AugmentSettings(blur_kernel=(3, 5))
+NOTHING = AugmentSettings(
+    crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0, jitter_probability=0.0, blur_probability=0.0,
+    blur_kernel=(1, 1), noise_std=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -118,3 +124,46 @@ def test_an_earlier_stage_gives_its_own_features(dataset: Path) -> None:
     assert widths == [(4, 64), (4, 128), (4, 256), (4, 512)]
     last = extract_features(encoder, info, cache, rows, device)
     assert np.array_equal(last, extract_features(encoder, info, cache, rows, device, stage=4))
+
+
+def test_views_that_change_nothing_are_the_whole_films(cache: Cache) -> None:
+    encoder, rows = build_encoder("resnet18", seed=0).eval(), np.array([5, 0, 31])
+    views = extract_view_features(encoder, INFO, cache, rows, CPU, augment=NOTHING, views=2, seed=0)
+    assert views.shape == (2, 3, 512)
+    assert views.dtype == np.float32
+    whole = extract_features(encoder, INFO, cache, rows, CPU)
+    for number in range(2):
+        np.testing.assert_allclose(views[number], whole, rtol=1e-3, atol=1e-4)
+
+
+def test_a_view_belongs_to_seed_film_and_number_whatever_the_batch(cache: Cache) -> None:
+    encoder, heard = build_encoder("resnet18", seed=0).eval(), []
+    rows = np.random.default_rng(0).permutation(len(cache.names))[:10]
+
+    def look(rows: np.ndarray, **changed: Any) -> np.ndarray:
+        asked = {"augment": AUGMENT, "views": 3, "seed": 4} | changed
+        return extract_view_features(encoder, INFO, cache, rows, CPU, **asked)
+
+    views = look(rows, batch_size=4, on_films=heard.append)
+    assert heard == [4] * 6 + [2] * 3
+    np.testing.assert_allclose(views[:, 6:7], look(rows[6:7]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(views[:2], look(rows, views=2), rtol=1e-4, atol=1e-5)
+    for other in (views[[1, 2, 0]], look(rows, seed=5)):
+        assert (np.abs(views - other).max(axis=2) > 0.01).all()
+
+
+def test_looking_at_views_changes_nothing(cache: Cache) -> None:
+    encoder = build_encoder("resnet18", seed=0).eval()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    random_state = torch.get_rng_state()
+    extract_view_features(encoder, INFO, cache, np.arange(4), CPU, augment=AUGMENT, views=2, seed=0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_weights_that_overflow_on_views_are_reported(cache: Cache) -> None:
+    encoder: Encoder = build_encoder("resnet18", seed=0).eval()
+    with torch.no_grad():
+        encoder.conv1.weight.fill_(1e38)
+    with pytest.raises(DamagedData, match="not finite"):
+        extract_view_features(encoder, INFO, cache, np.arange(2), CPU, augment=NOTHING, views=1, seed=0)
