@@ -16,6 +16,8 @@ Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
+STAGES = 4  # of a ResNet, that can be recomputed
+
 
 class Settings(BaseModel):
     """Base of every section: frozen, no unknown keys, no silent conversion, no NaN."""
@@ -48,7 +50,7 @@ class ModelSettings(Settings):
     backbone: Literal["resnet18", "resnet50"]
     init: str = ""  # file of weights to start from (torchvision's, or a checkpoint's); empty: drawn by the seed
     zero_init_residual: bool = False  # the last norm's scale in each block starts at 0: blocks begin as their shortcut
-    gradient_checkpointing: Annotated[int, Field(ge=0, le=4)] = 0  # first stages recomputed, not kept: less memory
+    gradient_checkpointing: Annotated[int, Field(ge=0, le=STAGES)] = 0  # first stages recomputed, not kept: less memory
     sync_batch_norm: bool = False  # several GPUs: normalise over the films of all of them, not of each by itself
 
 

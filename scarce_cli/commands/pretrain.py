@@ -111,7 +111,7 @@ def run_pretraining(preset: Preset, *, data: Path | None, out: Path, way: Way) -
     from scarce_cli.methods import settings_class
     from scarce_cli.presets import validate
 
-    if way.plan and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if way.plan and _processes() > 1:
         raise UsageError("--plan measures one GPU", "leave out torchrun; several GPUs divide the hours, not the price")
     if _restarted(out):
         way = replace(way, resume=True)
@@ -150,6 +150,11 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _processes() -> int:
+    """How many torchrun started, on all machines; 1 without it. Before torch is loaded."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _check_folder(out: Path, way: Way) -> None:
     from scarce_cli.runs import check_new_run, existing_run
 
@@ -163,15 +168,16 @@ def _check_folder(out: Path, way: Way) -> None:
 
 def _train(job: Job, preset: Preset) -> None:
     """Build, then write, then train. Of several processes the first writes, and the others wait for its folder."""
-    from scarce_cli.commands.training_view import TrainingView, Unseen
+    from scarce_cli.commands.training_view import TrainingView
     from scarce_cli.engine.distributed import as_the_writer, is_writer, wait_for_all
+    from scarce_cli.engine.job import Observer
     from scarce_cli.engine.reconstruct import Reconstructing
     from scarce_cli.engine.trainer import Trainer
     from scarce_cli.files import write_text
     from scarce_cli.runs import check_empty, existing_run, new_run
 
     job = replace(job, resume=as_the_writer(job.resume))
-    trainer = Trainer(job, TrainingView(job) if is_writer() else Unseen())
+    trainer = Trainer(job, TrainingView(job) if is_writer() else Observer())
     if not is_writer():
         wait_for_all()
         trainer.train()
@@ -205,7 +211,7 @@ def _held(cache: Cache) -> Cache:
     from scarce_cli.commands.console import warn
     from scarce_cli.data.memory import hold_in_memory
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _processes() > 1:
         warn("data.cache is 'ram': several processes share the pages of the mapped file instead of a copy each")
         return cache
     held, reason = hold_in_memory(cache)

@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING
 
 from scarce_cli.commands.console import harmless, progress_bar, stderr, warn
 from scarce_cli.commands.price import bytes_in_words, dollars, hours
+from scarce_cli.engine.estimate import Estimate
+from scarce_cli.engine.job import Job, Observer, StepReport
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-
-    from scarce_cli.engine.estimate import Estimate
-    from scarce_cli.engine.job import Job, StepReport
 
 _SMOOTHING = 0.9  # of the images per second that are shown
 _SECONDS = 3600.0
 
 
-class TrainingView:
-    """Shows a run to a person; see `scarce_cli.engine.job.Observer`."""
+class TrainingView(Observer):
+    """Shows a run to a person."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -93,25 +92,3 @@ class TrainingView:
     @staticmethod
     def _line(text: str) -> None:
         stderr().print(text, highlight=False, soft_wrap=True)
-
-
-class Unseen:
-    """Shows nothing: for the processes of a run that do not speak to the user."""
-
-    def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
-        """Nothing."""
-
-    def measured(self, estimate: Estimate) -> None:
-        """Nothing."""
-
-    def stepped(self, report: StepReport) -> None:
-        """Nothing."""
-
-    def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
-        """Nothing."""
-
-    def warned(self, message: str) -> None:
-        """Nothing."""
-
-    def ended(self) -> None:
-        """Nothing."""

@@ -10,10 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from scarce_cli.config import RunConfig
+from scarce_cli.config import STAGES, RunConfig
 from scarce_cli.errors import ResourceError
-
-_STAGES = 4  # that can be recomputed
 
 Precision = Literal["bf16", "fp16", "fp32"]
 
@@ -105,8 +103,8 @@ def _smaller(config: RunConfig) -> Iterator[str]:
     yield "try again with"
     if config.run.batch_size > 2:
         yield f"--set run.batch_size={config.run.batch_size // 2}"
-    if config.model.gradient_checkpointing < _STAGES:
-        yield f"--set model.gradient_checkpointing={_STAGES}"
-    if config.run.batch_size <= 2 and config.model.gradient_checkpointing == _STAGES:
+    if config.model.gradient_checkpointing < STAGES:
+        yield f"--set model.gradient_checkpointing={STAGES}"
+    if config.run.batch_size <= 2 and config.model.gradient_checkpointing == STAGES:
         yield "a smaller data.size"
     yield "(--plan measures what fits)"

@@ -8,6 +8,7 @@ from enum import Enum
 
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.ledger import Entry
+from scarce_cli.engine.saving import last_good
 from scarce_cli.engine.state import TrainState
 from scarce_cli.engine.step import LOSS, LOWERED, SCALE, TAKEN
 from scarce_cli.errors import Diverged
@@ -83,6 +84,4 @@ class Guard:
             )
 
     def _diverged(self, what: str, entry: Entry, remedy: str) -> Diverged:
-        last = self._job.run.last
-        good = f"the last good state is {last}" if last.is_file() else f"nothing was saved yet in {self._job.run.path}"
-        return Diverged(f"{what}, at step {entry.step}; {good}", remedy)
+        return Diverged(f"{what}, at step {entry.step}; {last_good(self._job.run)}", remedy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
@@ -32,8 +31,8 @@ class StepReport:
     scalars: dict[str, float] = field(default_factory=dict)
 
 
-class Observer(Protocol):
-    """Whoever shows the run to a person."""
+class Observer:
+    """Whoever shows the run to a person. As it is, it shows nothing: for processes that do not speak to the user."""
 
     def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
         """Before the first step."""

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scarce_cli.engine.plan import StepValues
+from scarce_cli.engine.step import Taken
+
 _LAG = 1  # steps that a GPU is ahead of what is known of it
 
 
@@ -27,8 +30,7 @@ class Entry:
 @dataclass(frozen=True)
 class _Pending:
     step: int
-    lr: float
-    weight_decay: float
+    used: StepValues
     names: Sequence[str]
     host: Tensor
     copied: torch.cuda.Event | None
@@ -51,17 +53,9 @@ class Ledger:
         seconds, self._read = now - self._read, now
         return seconds
 
-    def add(
-        self,
-        step: int,
-        *,
-        lr: float,
-        weight_decay: float,
-        names: Sequence[str],
-        values: Tensor,
-    ) -> None:
-        """A step that was handed to the device; ``values`` are as many as ``names``, on the device."""
-        copied = None
+    def add(self, step: int, taken: Taken) -> None:
+        """A step that was handed to the device, the ``step``-th of the run (1: the first)."""
+        values, copied = taken.values, None
         if values.device.type == "cuda":
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             host.copy_(values, non_blocking=True)
@@ -69,7 +63,7 @@ class Ledger:
             copied.record()
         else:
             host = values
-        self._pending.append(_Pending(step, lr, weight_decay, names, host, copied))
+        self._pending.append(_Pending(step, taken.used, taken.names, host, copied))
 
     def ready(self) -> Iterator[Entry]:
         """What may be read by now."""
@@ -88,4 +82,4 @@ class Ledger:
         now = time.perf_counter()
         seconds, self._read = now - self._read, now
         values = dict(zip(pending.names, pending.host.tolist(), strict=True))
-        return Entry(pending.step, pending.lr, pending.weight_decay, values, seconds)
+        return Entry(pending.step, pending.used.lr, pending.used.weight_decay, values, seconds)

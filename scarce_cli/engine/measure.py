@@ -88,7 +88,7 @@ class Gauge:
         steps = self._heard - WARM_UP if self._heard > WARM_UP else self._heard
         encoder = state.method.evaluation_encoder()
         return Estimate(
-            parameters=sum(p.numel() for _, p in state.method.trained_parameters()),
+            parameters=state.parameters,
             peak_bytes=peak_bytes(self._job.device),
             memory_bytes=memory_bytes(self._job.device),
             images_per_s=config.run.batch_size * steps / self._seconds,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from scarce_cli.config import RunConfig
+from scarce_cli.config import STAGES, RunConfig
 from scarce_cli.engine.device import memory_guard
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.job import Job
@@ -19,7 +19,6 @@ from scarce_cli.engine.views import Batches, ViewMaker
 from scarce_cli.errors import ResourceError, UsageError
 
 _SIZE_STEP, _LEAST_SIZE = 32, 96  # px, of the smaller views that are tried
-_STAGES = 4  # that can be recomputed
 _BATCH_STEP = 8  # films: batches that are tried are multiples of it, which tensor cores like
 
 Changes = tuple[str, ...]  # section.key=value
@@ -69,8 +68,7 @@ def _first_steps(job: Job) -> Estimate:
         for step in range(min(WARM_UP + TIMED, batches.total)):
             taken = stepper.take(step, views.take(step))
             views.prepare(step + 1)
-            used = taken.used
-            ledger.add(step + 1, lr=used.lr, weight_decay=used.weight_decay, names=taken.names, values=taken.values)
+            ledger.add(step + 1, taken)
             for entry in ledger.ready():
                 state.seconds += entry.seconds
                 gauge.hear(entry)
@@ -88,14 +86,10 @@ def plan_run(job: Job, trying: Trying) -> RunPlan:
     """
     trying(())
     estimate = measure(job)
-    changes = _cheaper(job.config) if estimate is not None else ()
-    options = [_try(job, change, trying) for change in changes]
     if estimate is None:
-        options = list(_that_fit(job, trying))
-    found = [option for option in options if option is not None]
-    if estimate is not None:  # a cheaper one that is not cheaper, or does not fit, is no help
-        found = [o for o in found if o.estimate is not None and o.estimate.hours < estimate.hours]
-    return RunPlan(estimate, tuple(found))
+        return RunPlan(None, tuple(option for option in _that_fit(job, trying) if option is not None))
+    tried = (_try(job, change, trying) for change in _cheaper(job.config))
+    return RunPlan(estimate, tuple(o for o in tried if o and o.estimate and o.estimate.hours < estimate.hours))
 
 
 def _cheaper(config: RunConfig) -> Iterator[tuple[str, ...]]:
@@ -112,7 +106,7 @@ def _that_fit(job: Job, trying: Trying) -> Iterator[Option | None]:
     is learned most."""
     config = job.config
     stages = [
-        (f"model.gradient_checkpointing={n}",) for n in range(config.model.gradient_checkpointing + 1, _STAGES + 1)
+        (f"model.gradient_checkpointing={n}",) for n in range(config.model.gradient_checkpointing + 1, STAGES + 1)
     ]
     sizes = [(f"data.size={size}",) for size in range(config.data.size - _SIZE_STEP, _LEAST_SIZE - 1, -_SIZE_STEP)]
     enough = False

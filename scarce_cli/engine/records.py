@@ -16,6 +16,9 @@ from scarce_cli.engine.views import Batches
 from scarce_cli.errors import ResourceError
 from scarce_cli.runs import MetricsLog, record_skipped
 
+_SPEED = "images_per_s"
+_SPEED_SUMS = "films/seconds"  # among the sums of an epoch, instead of it
+
 
 class Records:
     """Logs steps now and then, and the mean of every metric once an epoch. Only one of several ranks writes."""
@@ -29,6 +32,7 @@ class Records:
         self._warn = warn
         self._every = job.config.run.log_steps
         self._sums = state.epoch_sums
+        self._sums.pop(_SPEED, None)  # an older checkpoint's, of rates: the epoch's speed is that of the steps to come
         self._writes = is_writer()
         if not self._writes:
             return
@@ -42,25 +46,28 @@ class Records:
 
     def step(self, report: StepReport) -> None:
         """One step."""
+        films = float(self._job.config.run.batch_size)
         values = {
             "loss": report.loss,
             "lr": report.lr,
             "weight_decay": report.weight_decay,
-            "images_per_s": report.images_per_s,
+            _SPEED: report.images_per_s,
             **report.scalars,
         }
         for name, value in values.items():
-            total = self._sums.setdefault(name, [0.0, 0.0])
-            if math.isfinite(value):
-                total[0] += value
-                total[1] += 1
+            key, part, weight = (name, value, 1.0) if name != _SPEED else (_SPEED_SUMS, films, films / value)
+            total = self._sums.setdefault(key, [0.0, 0.0])
+            if math.isfinite(part):
+                total[0] += part
+                total[1] += weight
         if self._writes and (report.step % self._every == 0 or report.step == report.total_steps):
             self._write("step", {"step": report.step, "epoch": report.epoch, **values})
             self._track(values, report.step)
 
     def epoch(self, step: int, epoch: int, more: dict[str, float]) -> dict[str, float]:
-        """The end of an epoch; returns what was logged: means over its steps, and ``more``."""
-        values = {name: _mean(*sums) for name, sums in self._sums.items()} | more
+        """The end of an epoch; returns what was logged: means of its steps, films by seconds, and ``more``."""
+        means = {name: _mean(*sums) for name, sums in self._sums.items()}
+        values = {_SPEED if name == _SPEED_SUMS else name: mean for name, mean in means.items()} | more
         self._sums.clear()
         if self._writes:
             self._write("epoch", {"step": step, "epoch": epoch, **values})

@@ -11,8 +11,14 @@ from scarce_cli.engine.distributed import is_writer
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.state import TrainState, save_run, save_snapshot
 from scarce_cli.errors import Diverged, ResourceError
+from scarce_cli.runs import RunFolder
 
 _FAILED_SAVES = 3  # in a row that end a run
+
+
+def last_good(run: RunFolder) -> str:
+    """What of a run that went wrong is still good, in words."""
+    return f"the last good state is {run.last}" if run.last.is_file() else f"nothing was saved yet in {run.path}"
 
 
 class Saver:
@@ -73,9 +79,7 @@ class Saver:
         """No single step is taken with what is not finite, but many finite ones may add up to it."""
         weights = [p.detach() for p in self._state.method.parameters()]
         if not bool(torch.isfinite(torch.stack(torch._foreach_norm(weights))).all()):
-            last = self._job.run.last
-            kept = f"the last good state is {last}" if last.is_file() else "nothing was saved yet"
             raise Diverged(
-                f"the weights are not finite after step {self._state.step}; {kept}",
+                f"the weights are not finite after step {self._state.step}; {last_good(self._job.run)}",
                 "lower optimizer.lr, or --set run.precision=fp32",
             )

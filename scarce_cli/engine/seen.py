@@ -33,7 +33,6 @@ class Seen:
         self._job, self._state, self._total_steps, self._warn = job, state, total_steps, warn
         lines = read_metrics(job.run.metrics)
         self._history = History(lines)
-        self._parameters = sum(p.numel() for _, p in state.method.trained_parameters())
         self._estimate: Estimate | None = None
         self._last_epoch: Mapping[str, float] = _last_epoch(lines)
         self._drawn = -math.inf  # when
@@ -98,13 +97,15 @@ class Seen:
             epochs=config.run.epochs,
             batch=config.run.batch_size,
             seed=config.run.seed,
-            parameters=self._parameters,
+            parameters=self._state.parameters,
             seconds=self._state.seconds,
             images_per_s=self._last_epoch.get("images_per_s", estimate.images_per_s if estimate else math.nan),
             go_on=[
                 *(("scarce",) if world_size() == 1 else ("torchrun", "...", "-m", "scarce_cli")),
                 *("pretrain", method, "--preset", str(job.run.settings)),
                 *("--data", str(job.cache.folder), "--out", run, "--resume"),
+                *(("--tensorboard",) if job.tensorboard else ()),
+                *(() if job.wandb == "off" else ("--wandb", job.wandb)),
             ],
             next=[
                 ["scarce", "monitor-collapse", run],

@@ -54,6 +54,11 @@ class TrainState:
     seconds: float = 0.0  # of training, over all sessions
 
     @property
+    def parameters(self) -> int:
+        """How many weights are trained."""
+        return sum(p.numel() for _, p in self.method.trained_parameters())
+
+    @property
     def machine(self) -> dict[str, str]:
         """What the bits of a run depend on beside its settings."""
         device = next(self.method.parameters()).device

@@ -47,6 +47,7 @@ class Trainer:
         self._largest_view = max(spec.size for spec in specs)
         self._ledger = Ledger(job.device)
         self._gauge = Gauge(job, self.state, self.batches)
+        self._asked_to_stop = False  # by any of several ranks, of which all hear at the same step
 
     def train(self) -> None:
         """Go to the end of the run.
@@ -71,17 +72,24 @@ class Trainer:
             self.observer.started(
                 total_steps=self.total_steps,
                 from_step=self.state.step,
-                parameters=sum(p.numel() for _, p in self.state.method.trained_parameters()),
+                parameters=self.state.parameters,
             )
             with StopRequest(at_once=world_size() == 1) as request:
                 self._loop(request, records)
             records.ended("finished")
         except BaseException as error:
-            records.ended(in_words(error))
+            self._tell(records, error)
             raise
         finally:
             self.observer.ended()
             records.close()
+
+    def _tell(self, records: Records, error: BaseException) -> None:
+        """How the run ended; what cannot be told is a warning, so that it never hides why the run ended."""
+        try:
+            records.ended(in_words(error))
+        except Exception as another:
+            self.observer.warned(f"the end is not in the run's README: {in_words(another)}")
 
     def _resume(self) -> None:
         with first_the_writer():  # who sets a damaged checkpoint aside
@@ -98,12 +106,12 @@ class Trainer:
             if self.state.step % self.steps_per_epoch == 0:
                 self._hear(self._ledger.rest(), records, request)
                 self._end_epoch(embeddings_ND, records)
-            if request.stop is not None and (world_size() == 1 or self._asked_to_stop):
-                self._hear(self._ledger.rest(), records, request)
-                self._stop(request.stop)
             if self._saver.due:
                 self._hear(self._ledger.rest(), records, request)
                 self._saver.save_in_passing()
+            if request.stop is not None and (world_size() == 1 or self._asked_to_stop):  # also during the save
+                self._hear(self._ledger.rest(), records, request)
+                self._stop(request.stop)
         if self._saver.behind:
             self._saver.save()
 
@@ -114,13 +122,8 @@ class Trainer:
             taken = self._stepper.take(step, self._views.take(step), stop=request.stop is not None)
             self._views.prepare(step + 1)
         self.state.step += 1
-        used = taken.used
-        self._ledger.add(
-            self.state.step, lr=used.lr, weight_decay=used.weight_decay, names=taken.names, values=taken.values
-        )
+        self._ledger.add(self.state.step, taken)
         return taken.embeddings_ND
-
-    _asked_to_stop = False  # by any of several ranks, of which all hear at the same step
 
     def _hear(self, entries: Iterable[Entry], records: Records, request: StopRequest) -> None:
         """Tell everyone what has been read of past steps."""
@@ -161,7 +164,8 @@ class Trainer:
         self.state.seconds += self._ledger.start()  # it is paid for, but no part of a step
 
     def _stop(self, signal: KeyboardInterrupt) -> None:
-        self._saver.save()
+        if self._saver.behind:
+            self._saver.save()
         raise Interrupted.by(
             signal,
             f"stopped after step {self.state.step} of {self.total_steps}; everything is in {self.job.run.last}",

@@ -187,8 +187,7 @@ class Ours(Side):
         said = self.stepper.take(self.taken, views)
         self.taken += 1
         self.state.step = self.taken
-        used = said.used
-        self.ledger.add(self.taken, lr=used.lr, weight_decay=used.weight_decay, names=said.names, values=said.values)
+        self.ledger.add(self.taken, said)
 
     def _hear(self) -> None:
         self.losses += [entry.values["loss"] for entry in self.ledger.ready()]

@@ -141,7 +141,7 @@ def make_job(dataset: Path, toy: type[Toy]) -> Callable[..., Job]:
     return make
 
 
-_TIMINGS = {"images_per_s", "seconds"}
+_TIMINGS = {"images_per_s", "films/seconds", "seconds"}
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 
 from scarce_cli.engine.ledger import Ledger
+from scarce_cli.engine.plan import StepValues
+from scarce_cli.engine.step import Taken
 
 CPU = torch.device("cpu")
 
 
 def _add(ledger: Ledger, step: int) -> None:
     values = torch.tensor([float(step), 0.5], dtype=torch.float64)
-    ledger.add(step, lr=0.1 * step, weight_decay=0.01, names=("loss", "taken"), values=values)
+    ledger.add(step, Taken(("loss", "taken"), values, None, StepValues(lr=0.1 * step, lr_1d=0.3, weight_decay=0.01)))
 
 
 def test_on_the_cpu_a_step_is_read_at_once() -> None:

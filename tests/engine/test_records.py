@@ -16,8 +16,8 @@ from scarce_cli.engine.views import Batches
 from scarce_cli.runs import read_metrics
 
 
-def _report(step: int, loss: float, **scalars: float) -> StepReport:
-    return StepReport(step, 12, step / 6, loss, 0.1 * step, 50.0, 9.0, 0.01, scalars)
+def _report(step: int, loss: float, speed: float = 50.0, **scalars: float) -> StepReport:
+    return StepReport(step, 12, step / 6, loss, 0.1 * step, speed, 9.0, 0.01, scalars)
 
 
 def _records(job: Job, state: TrainState) -> Records:
@@ -65,17 +65,38 @@ def test_an_epoch_is_the_mean_of_all_its_finite_steps(make_job: Callable, state:
 @pytest.mark.parametrize("stop", range(1, 6))
 def test_the_mean_of_an_epoch_is_the_same_after_a_stop_in_it(stop: int, make_job: Callable, state: TrainState) -> None:
     losses = [0.1, 0.7, 1e-9, 3.3, 1 / 3, 2e5]
+    speeds = [3.7, 110.0, 1 / 3, 90.1, 77.7, 1e3]
     whole = _records(make_job(out="runs/whole"), state)
     for step, loss in enumerate(losses, start=1):
-        whole.step(_report(step, loss))
+        whole.step(_report(step, loss, speeds[step - 1]))
     wanted = whole.epoch(6, 1, {})
     whole.close()
     for part in (range(1, stop + 1), range(stop + 1, 7)):
         records: Any = _records(make_job(), state)
         for step in part:
-            records.step(_report(step, losses[step - 1]))
+            records.step(_report(step, losses[step - 1], speeds[step - 1]))
             state.step = step
         values = records.epoch(6, 1, {}) if part[-1] == 6 else None
         records.close()
     assert values == wanted
     assert read_metrics(make_job().run.metrics) == read_metrics(make_job(out="runs/whole").run.metrics)
+
+
+def test_the_speed_of_an_epoch_is_its_films_by_its_seconds(make_job: Callable, state: TrainState) -> None:
+    """One slow step of ten seconds and four of one: 40 films in 14 s, not the mean of the five speeds (6.56)."""
+    records = _records(make_job(), state)
+    for step, seconds in enumerate((10.0, 1.0, 1.0, 1.0, 1.0), start=1):
+        records.step(_report(step, math.nan, speed=8 / seconds))
+    assert records.epoch(5, 1, {})["images_per_s"] == pytest.approx(40 / 14, rel=1e-12)
+    records.close()
+
+
+def test_a_checkpoint_with_the_sum_of_speeds_goes_on_without_it(make_job: Callable, state: TrainState) -> None:
+    """As written before speeds were films by seconds: [sum of the speeds, steps]."""
+    state.epoch_sums = {"loss": [3.0, 2.0], "images_per_s": [900.0, 2.0]}
+    records = _records(make_job(), state)
+    for step, speed in ((3, 4.0), (4, 8.0)):
+        records.step(_report(step, 6.0, speed))
+    values = records.epoch(4, 1, {})
+    assert (values["loss"], values["images_per_s"]) == (3.75, pytest.approx(16 / 3, rel=1e-12))
+    records.close()

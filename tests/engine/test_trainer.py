@@ -59,6 +59,28 @@ def test_a_second_signal_lets_the_save_finish_and_the_third_keeps_what_was(
         assert not list(run.path.glob(".*scarce-tmp"))
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["saved", "disk full once"])
+def test_a_signal_during_a_save_ends_the_run_with_it(
+    full: bool, train: Callable, listener: Any, saved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a step later. What that save could not write is tried once more."""
+    steps, torch_save = [], torch.save
+
+    def save(payload: Any, handle: Any) -> None:
+        steps.append(payload["origin"]["step"])
+        if steps[-1] == 8 and steps.count(8) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if full:
+                raise OSError(28, "No space left on device")
+        torch_save(payload, handle)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(Interrupted, match="stopped after step 8 of 12"):
+        train("run.checkpoint_steps=4", "run.snapshot_epochs=9", listener=listener)
+    assert len(listener.all("stepped")) == saved()["origin"]["step"] == 8
+    assert steps == [4, 8, 8][: 2 + full]
+
+
 @pytest.mark.parametrize("method", ["toy", "spark"])
 def test_bf16_trains_on_the_cpu_close_to_fp32_with_weights_in_float32(method: str, train: Callable) -> None:
     losses = {}

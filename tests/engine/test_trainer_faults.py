@@ -11,8 +11,9 @@ import torch
 
 from scarce_cli import checkpoint
 from scarce_cli.engine.device import LossScaler
+from scarce_cli.engine.records import Records
 from scarce_cli.engine.trainer import Trainer
-from scarce_cli.errors import Diverged, ResourceError
+from scarce_cli.errors import Diverged, ResourceError, in_words
 from scarce_cli.runs import RunFolder, read_metrics
 
 
@@ -163,6 +164,22 @@ def test_a_run_without_one_good_step_is_code_7(kind: str, toy: Any, make_job: Ca
     assert error.value.remedy
     assert not trainer.job.run.last.exists()
     assert trainer.job.run.snapshots() == []
+
+
+@pytest.mark.parametrize("second", [OSError("no such device"), Diverged("another", "")])
+def test_what_fails_while_the_end_is_told_is_a_warning_and_hides_nothing(
+    second: Exception, toy: Any, train: Callable, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(self: Any, how: str) -> None:
+        raise second
+
+    monkeypatch.setattr(Records, "ended", ended)
+    _spoil(toy, "loss", range(12))
+    with pytest.raises(Diverged, match="10 steps in a row") as error:
+        train(listener=listener)
+    assert error.value.exit_code == 7
+    assert listener.all("warned")[-1] == f"the end is not in the run's README: {in_words(second)}"
+    assert listener.heard[-1] == ("ended", None)
 
 
 def test_one_good_step_in_a_run_is_enough(toy: Any, train: Callable) -> None:
