@@ -189,6 +189,12 @@ def test_only_recipes_for_a_gpu_have_a_price() -> None:
         assert (run.gpu_price > 0) == (run.device == "cuda") == (path in ON_A_CARD)
 
 
+def test_a_recipe_that_costs_money_stops_a_collapsed_run() -> None:
+    for path in SHIPPED:
+        config = validate(load_preset(path.parent.name, path.stem), RunConfig)
+        assert (config.monitor.on_collapse == "stop") == (config.run.gpu_price > 0), path
+
+
 def test_every_method_has_recipes_for_three_cards_and_the_published_one() -> None:
     for method in TABLE:
         assert {"l4", "t4", "a100", "l4-published"} <= set(preset_names(method))
