@@ -8,9 +8,9 @@ schedules need neither epochs nor steps of the recipe.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ from scarce_cli.data.augment import View
 from scarce_cli.errors import UsageError
 from scarce_cli.models.ranks import world_size
 from scarce_cli.models.resnet import Encoder
+from scarce_cli.vitals import Cure, Expectations, Failure
+
+_LEARNED_AT = 1e-3  # AdamW's rate in the recipes of all methods that were seen to learn on real films (presets/cpu)
+_CLIP = 3.0  # as the published series clipped
+_DECAY = 0.05  # the strongest constant one of the shipped recipes
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,67 @@ class StepOutput:
     embeddings_ND: Tensor | None = None  # detached; what the guard against collapse looks at
 
 
+@dataclass(frozen=True)
+class CureWhere(Cure):
+    """A cure for some values of its setting only: ``needed`` is asked of the value that the run has."""
+
+    needed: Callable[[Any], bool]
+
+
+def at_least(key: str, to: Any, why: str) -> CureWhere:
+    """A cure for what is lower; of lists the first number counts."""
+    return CureWhere(key, to, why, lambda now: _first(now) < _first(to))
+
+
+def at_most(key: str, to: Any, why: str) -> CureWhere:
+    """A cure for what is higher; of lists the first number counts."""
+    return CureWhere(key, to, why, lambda now: _first(now) > _first(to))
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+# For any method, after its own.
+_CURES: Mapping[Failure, Sequence[Cure]] = {
+    Failure.COMPLETE: (
+        at_most("optimizer.weight_decay", _DECAY, "decay alone draws all features to one point"),
+        Cure("optimizer.decay_all", False, "decayed norm scales end at nought, and the features with them"),
+    ),
+    Failure.DIMENSIONAL: (
+        at_most("optimizer.weight_decay", _DECAY, "decay takes the weakest directions first"),
+        Cure("optimizer.decay_all", False, "decayed norm scales end at nought, and their directions with them"),
+    ),
+    Failure.FADING: (
+        at_least("augment.crop_scale", [0.5, 1.0], "in small crops films of one kind look alike"),
+        at_most("augment.brightness", 0.1, "strong jitter unlearns what tells films apart"),
+        at_most("augment.contrast", 0.1, "strong jitter unlearns what tells films apart"),
+    ),
+    Failure.SHRINKING: (
+        Cure("optimizer.decay_all", False, "decayed norm scales make features shorter at every step"),
+        at_most("optimizer.weight_decay", _DECAY, "less decay, longer features"),
+    ),
+    Failure.DIVERGED: (
+        CureWhere("run.precision", "bf16", "holds numbers as large as float32", lambda now: now == "fp16"),
+        CureWhere("run.precision", "fp32", "nothing is rounded away", lambda now: now == "bf16"),
+        CureWhere("optimizer.clip_norm", _CLIP, "one bad batch moves little", lambda now: now == 0 or now > _CLIP),
+        Cure("optimizer.clip_each", 0.0, "clip_norm is stricter"),
+        at_least("schedule.warmup_epochs", 1.0, "the first steps are the wildest"),
+    ),
+    Failure.NOT_LEARNING: (
+        Cure("optimizer.name", "adamw", "needs the least tuning"),
+        CureWhere(
+            "optimizer.lr",
+            _LEARNED_AT,
+            "at which the small recipes learned on real films",
+            lambda now: not _LEARNED_AT <= now <= 3 * _LEARNED_AT,
+        ),
+        Cure("optimizer.lr_1d", 0.0, "an option of lars"),
+        at_most("schedule.warmup_epochs", 1.0, "the full rate from the second epoch on"),
+    ),
+}
+
+
 class Method(nn.Module, ABC):
     """A self-supervised method around an encoder.
 
@@ -67,6 +133,7 @@ class Method(nn.Module, ABC):
     """
 
     settings_type: ClassVar[type[Settings]]
+    cures: ClassVar[Mapping[Failure, Sequence[Cure]]] = {}  # the method's own, most likely first; see `cures_for`
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -95,6 +162,32 @@ class Method(nn.Module, ABC):
         is seeded alike on all: draw for the whole batch and keep the own share. The mean over the ranks of loss,
         scalars and gradients is what counts, and is formed by the engine.
         """
+
+    def expectations(self) -> Expectations:
+        """What the scalars read while the network tells no films apart, and whether the loss spreads features out.
+
+        The engine keeps it beside what it measures, also in checkpoints, and a verdict compares the two: that is
+        all that either knows of a method. Default: nothing is known of the scalars, and films are to differ.
+        """
+        return Expectations()
+
+    @classmethod
+    def cures_for(cls, failure: Failure, settings: Mapping[str, Any] | None = None) -> list[Cure]:
+        """What to change in the recipe of a run that failed so, the most likely first; each key once.
+
+        The method's own ``cures``, then those for any method. With the run's ``settings`` (plain values by section,
+        as in a recipe) only what it does not have yet, and never against the direction that helps; a rate that
+        diverged becomes a tenth. Without them, all; of two for the same key the first.
+        """
+        cures: list[Cure] = [*cls.cures.get(failure, ()), *_CURES.get(failure, ())]
+        if settings is not None:
+            known = {**settings, "method": {**_defaults(cls.settings_type), **settings.get("method", {})}}
+            cures = [cure for cure in cures if _is_needed(cure, known)]
+            cures += _slower(known) if failure is Failure.DIVERGED else []
+        first: dict[str, Cure] = {}
+        for cure in cures:
+            first.setdefault(cure.key, cure)
+        return list(first.values())
 
     def check_batch(self, films: int) -> None:
         """UsageError when a batch of so many films, of all ranks together, cannot be used. Asked before training.
@@ -130,3 +223,24 @@ class Method(nn.Module, ABC):
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters the optimizer moves."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+
+def _defaults(settings_type: type[Settings]) -> dict[str, Any]:
+    defaults: dict[str, Any] = settings_type.model_construct().model_dump(mode="json")
+    return defaults
+
+
+def _is_needed(cure: Cure, settings: Mapping[str, Any]) -> bool:
+    """Whether the run has another value. A setting that is not known may be anything."""
+    section, _, key = cure.key.partition(".")
+    part = settings.get(section, {})
+    if key not in part:
+        return True
+    return part[key] != cure.to and (not isinstance(cure, CureWhere) or cure.needed(part[key]))
+
+
+def _slower(settings: Mapping[str, Any]) -> Iterable[Cure]:
+    rates = settings.get("optimizer", {})
+    for name in ("lr", "lr_1d"):
+        if rates.get(name):
+            yield Cure(f"optimizer.{name}", float(f"{rates[name] / 10:.3g}"), "a tenth of what diverged")
