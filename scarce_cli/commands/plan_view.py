@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands.console import harmless, say, stderr
-from scarce_cli.commands.price import bytes_in_words, dollars, hours
+from scarce_cli.engine.price import bytes_in_words, dollars, hours
 
 if TYPE_CHECKING:
     from scarce_cli.engine.estimate import Estimate

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands.console import harmless, progress_bar, stderr, warn
-from scarce_cli.commands.price import bytes_in_words, dollars, hours
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.job import Job, Observer, StepReport
+from scarce_cli.engine.price import bytes_in_words, dollars, hours
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,6 +24,7 @@ class TrainingView(Observer):
         self._bar: Progress = progress_bar("steps")
         self._task: TaskID | None = None
         self._rate = 0.0
+        self._verdict: Verdict | None = None
         self._seconds = 0.0  # of training, over all sessions
 
     def started(self, *, total_steps: int, from_step: int, parameters: int) -> None:
@@ -60,8 +61,18 @@ class TrainingView(Observer):
         keep = _SMOOTHING if self._rate else 0.0
         self._rate = keep * self._rate + (1 - keep) * report.images_per_s
         left = (report.total_steps - report.step) * self._job.config.run.batch_size / self._rate
-        note = f"loss {report.loss:.4f}  lr {report.lr:.1e}  {self._rate:.0f} images/s{self._cost(left)}"
+        state = f"  {self._verdict.state}" if self._verdict is not None else ""
+        note = f"loss {report.loss:.4f}  lr {report.lr:.1e}{state}  {self._rate:.0f} images/s{self._cost(left)}"
         self._bar.update(self._task, completed=report.step, note=note, description=f"epoch {report.epoch:.1f}")
+
+    def looked(self, look: Look) -> None:
+        """A line when the verdict changes for the worse; the bar shows the last."""
+        now, before = look.verdict, self._verdict
+        self._verdict = now
+        if self._job.config.monitor.on_collapse == "ignore" or now.state == "healthy":
+            return
+        if before is None or (before.state, before.failure) != (now.state, now.failure):
+            warn(f"step {look.reading.step}: {now.in_words}")
 
     def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
         """One line that stays."""

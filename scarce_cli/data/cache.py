@@ -252,9 +252,8 @@ def _check_whole(cache: Cache) -> None:
     if there < needed:
         rebuild = "" if cache.in_memory else f"{_rebuild(cache.folder)}; "
         raise DamagedData(
-            f"the cache {cache.file} changed while it was read: {there} bytes where {needed} belong; "
-            "the last checkpoint is intact",
-            f"{rebuild}go on with the same command and --resume",
+            f"the cache {cache.file} changed while it was read: {there} bytes where {needed} belong",
+            f"{rebuild}then the same command again; a training run goes on with --resume",
         )
 
 

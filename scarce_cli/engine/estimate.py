@@ -15,8 +15,7 @@ class Estimate:
     peak_bytes: int  # of memory while training
     memory_bytes: int  # that there are: of the GPU, or of the machine
     images_per_s: float  # films, of all GPUs together
-    films: int  # to go through from the beginning of the run to its end, every epoch counted
-    films_left: int  # of them, after the steps measured
+    films_left: int  # to go through after the steps measured, every epoch counted
     seconds_before: float  # of training until the end of what was measured
     dollars_per_hour: float  # of all GPUs together; 0: not known
     checkpoint_bytes: int  # of one checkpoint that a run goes on from

@@ -92,7 +92,6 @@ class Gauge:
             peak_bytes=peak_bytes(self._job.device),
             memory_bytes=memory_bytes(self._job.device),
             images_per_s=config.run.batch_size * steps / self._seconds,
-            films=config.run.batch_size * self._batches.total,
             films_left=config.run.batch_size * (self._batches.total - step),
             seconds_before=state.seconds,
             dollars_per_hour=self._job.dollars_per_hour,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scarce_cli.engine.price import bytes_in_words, dollars, hours
 from scarce_cli.files import write_text
 from scarce_cli.runs import RunFolder
 
@@ -61,6 +62,7 @@ class RunFacts:
     dollars_per_hour: float = 0.0  # of all processes together; 0: not known
     peak_bytes: int | None = None  # of the device's memory
     bad_steps: int = 0
+    verdict: str = ""  # of the last look at the encoder; "": none yet
     last_epoch: Mapping[str, float] = field(default_factory=dict)  # name -> mean over the last whole epoch
 
 
@@ -112,25 +114,20 @@ def _costs(facts: RunFacts) -> list[str]:
     if math.isfinite(facts.images_per_s):
         items.append(f"speed: {facts.images_per_s:,.0f} images/s")
     if facts.peak_bytes is not None:
-        items.append(f"memory: {facts.peak_bytes / 2**30:.1f} GiB at most")
+        items.append(f"memory: {bytes_in_words(facts.peak_bytes)} at most")
     return items
 
 
 def _spent(seconds: float, facts: RunFacts) -> str:
-    dollars = f"${seconds / 3600 * facts.dollars_per_hour:,.2f}, " if facts.dollars_per_hour else ""
-    return dollars + _duration(seconds)
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    time = seconds / 3600
+    return (f"{dollars(time * facts.dollars_per_hour)}, " if facts.dollars_per_hour else "") + hours(time)
 
 
 def _results(facts: RunFacts) -> list[str]:
     means = ", ".join(f"{_text(name)} {_number(value)}" for name, value in facts.last_epoch.items())
     items = [f"last epoch: {means}"] if means else []
+    if facts.verdict:
+        items.append(f"the encoder: {_text(facts.verdict)}")
     if facts.bad_steps:
         skipped = _count(facts.bad_steps, "step")
         items.append(f"left out: {skipped} whose loss or gradient was not finite (`skipped.jsonl`)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ _FREE = {
     ("run", "checkpoint_steps"),
     ("run", "log_steps"),
     ("run", "snapshot_epochs"),
+    ("monitor", "steps"),
+    ("monitor", "films"),
+    ("monitor", "on_collapse"),
+    ("monitor", "grace"),
 }
 
 _NAMED = 5  # names in a message
@@ -52,6 +56,7 @@ class TrainState:
     rescaled_steps: int = 0  # steps left out by fp16's scaler, which found a better scale
     epoch_sums: dict[str, list[float]] = field(default_factory=dict)  # metric -> [sum, count], running epoch
     seconds: float = 0.0  # of training, over all sessions
+    vitals: dict[str, Any] = field(default_factory=dict)  # what the monitor saw, as plain values
 
     @property
     def parameters(self) -> int:
@@ -99,7 +104,7 @@ class Identity:
 
 
 def _origin(identity: Identity, state: TrainState, epoch: int) -> dict[str, Any]:
-    return {**identity.origin(state.step, epoch), "init_digest": state.init_digest}
+    return {**identity.origin(state.step, epoch), "init_digest": state.init_digest, "vitals": state.vitals}
 
 
 def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) -> None:
@@ -146,20 +151,35 @@ def restore_newest(run: RunFolder, identity: Identity, state: TrainState, *, ove
     """
     if not run.last.exists() and not run.previous.exists():
         return ["the run has no checkpoint yet: it starts from the beginning"]
-    if not run.last.exists():
-        return [
-            f"{run.last} is missing: going on from {run.previous.name}",
-            *_restore(run.previous, identity, state, override),
-        ]
-    try:
-        return _restore(run.last, identity, state, override)
-    except DamagedData as error:
-        if not run.previous.exists():
-            raise
-        warnings = _restore(run.previous, identity, state, override)
-        aside = run.last.with_name(f"{run.last.name}.damaged")
-        run.last.replace(aside)
-        return [f"{error.message}; set aside as {aside.name}, going on from {run.previous.name}", *warnings]
+    damaged = []
+    for path in (run.last, run.previous):
+        if not path.exists():
+            continue
+        try:
+            warnings = _restore(path, identity, state, override)
+        except DamagedData as error:
+            damaged.append(error.message)
+        else:
+            return [*_passed_over(run, path, damaged), *warnings]
+    raise DamagedData("; ".join(damaged), _afresh(run))
+
+
+def _passed_over(run: RunFolder, used: Path, damaged: Sequence[str]) -> list[str]:
+    """Why ``used`` is not the newest checkpoint, if it is not; a damaged newest one is set aside."""
+    if used == run.last:
+        return []
+    if not damaged:
+        return [f"{run.last} is missing: going on from {used.name}"]
+    aside = run.last.with_name(f"{run.last.name}.damaged")
+    run.last.replace(aside)
+    return [f"{damaged[0]}; set aside as {aside.name}, going on from {used.name}"]
+
+
+def _afresh(run: RunFolder) -> str:
+    """What can be done when no checkpoint of a run can be used."""
+    snapshots = run.snapshots()
+    begin = f"from its newest encoder: --init {snapshots[-1]} --out ANOTHER" if snapshots else "anew: --out ANOTHER"
+    return f"put back a copy of one of them if there is any, or start another run {begin}"
 
 
 def _restore(path: Path, identity: Identity, state: TrainState, override: bool) -> list[str]:

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def _estimate(**changes: Any) -> Estimate:
     values = {
-        "parameters": 1, "peak_bytes": 90, "memory_bytes": 100, "images_per_s": 50.0, "films": 10_000,
+        "parameters": 1, "peak_bytes": 90, "memory_bytes": 100, "images_per_s": 50.0,
         "films_left": 9_000, "seconds_before": 180.0, "dollars_per_hour": 2.5, "checkpoint_bytes": 100,
         "encoder_bytes": 7, "encoders": 4,
     }  # fmt: skip
@@ -58,7 +58,6 @@ def test_a_measurement_writes_nothing_and_changes_no_later_run(make_job: Callabl
     assert estimate is not None
     assert sorted(Path().rglob("*")) == files
     assert same(before, train(out="runs/b").weights)
-    assert estimate.films == 12 * 8
     assert estimate.films_left == 5 * 8
     assert estimate.images_per_s > 0
     assert estimate.dollars_per_hour == 2.0

@@ -200,11 +200,31 @@ def test_two_damaged_checkpoints_are_code_5_and_stay(train: Any) -> None:
     for path, kind in ((run.last, "flipped"), (run.previous, "empty")):
         path.write_bytes(DAMAGE[kind](path.read_bytes()))
     files = {path: path.read_bytes() for path in run.path.glob("*.pt*")}
-    with pytest.raises(DamagedData, match=r"runs/a/previous\.pt is damaged") as error:
+    with pytest.raises(DamagedData, match=r"runs/a/last\.pt is damaged.*; runs/a/previous\.pt is damaged") as error:
         train("run.checkpoint_steps=5", resume=True)
     assert error.value.exit_code == 5
-    assert error.value.remedy
+    newest = run.snapshots()[-1]
+    assert newest.name == "epoch-0002.pt"
+    assert f"--init {newest} --out ANOTHER" in error.value.remedy
     assert {path: path.read_bytes() for path in run.path.glob("*.pt*")} == files
+    shutil.rmtree(run.path / "encoders")
+    with pytest.raises(DamagedData) as error:
+        train("run.checkpoint_steps=5", resume=True)
+    assert "--init" not in error.value.remedy
+    assert "--out ANOTHER" in error.value.remedy
+
+
+@pytest.mark.parametrize("left", ["last", "previous"])
+def test_a_damaged_checkpoint_without_the_other_names_itself_and_a_way_on(left: str, train: Any) -> None:
+    run = train("run.checkpoint_steps=5").run
+    damaged, gone = (run.last, run.previous) if left == "last" else (run.previous, run.last)
+    gone.unlink()
+    damaged.write_bytes(_flip(damaged.read_bytes()))
+    with pytest.raises(DamagedData, match=f"{left}\\.pt is damaged") as error:
+        train("run.checkpoint_steps=5", resume=True)
+    assert gone.name not in error.value.message
+    assert f"--init {run.snapshots()[-1]} --out ANOTHER" in error.value.remedy
+    assert damaged.exists()
 
 
 @pytest.mark.parametrize("ages", [(10**9, 2 * 10**9), (4 * 10**9, 0)], ids=["clock went back", "clock went ahead"])
@@ -240,8 +260,11 @@ def test_a_cache_cut_in_mid_run_is_code_5_and_the_run_goes_on_when_it_is_rebuilt
     with pytest.raises(DamagedData, match=r"the cache films/cache\.npy changed while it was read: 200 bytes") as error:
         Trainer(job(), listener).train()
     assert error.value.exit_code == 5
-    assert "the last checkpoint is intact" in error.value.message
-    assert f"scarce cache {films} --rebuild; go on with the same command and --resume" in error.value.remedy
+    assert "checkpoint" not in error.value.message  # whoever reads films does not know of one
+    assert (
+        f"scarce cache {films} --rebuild; then the same command again; a training run goes on with --resume"
+        in error.value.remedy
+    )
     assert listener.heard[-1] == ("ended", None)
     assert saved()["origin"]["step"] in (6, 8)
     toy.hook = staticmethod(lambda step: None)

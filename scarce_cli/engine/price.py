@@ -15,8 +15,8 @@ def hours(value: float) -> str:
 
 
 def dollars(value: float) -> str:
-    """``"$0.07"``, ``"$4.20"``, ``"$92"``."""
-    return f"${value:.2f}" if value < 10 else f"${value:.0f}"
+    """``"$0.07"``, ``"$4.20"``, ``"$1,092"``."""
+    return f"${value:.2f}" if value < 10 else f"${value:,.0f}"
 
 
 def bytes_in_words(value: int) -> str:
