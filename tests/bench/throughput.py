@@ -17,7 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -50,20 +50,13 @@ STORED = 256  # px of a film for a view of 224; in proportion for others
 
 
 @dataclass
-class Row:
-    """One comparison: films per second of both sides, by rounds."""
+class Row(views.Rounds):
+    """One comparison."""
 
     part: str
     case: str
     ours: str  # precision
     target: float | None = None  # of the ratio
-    films_per_s: list[float] = field(default_factory=list)
-    plain_films_per_s: list[float] = field(default_factory=list)
-
-    @property
-    def ratios(self) -> list[float]:
-        """By rounds."""
-        return [a / b for a, b in zip(self.films_per_s, self.plain_films_per_s, strict=True)]
 
 
 def main() -> None:
@@ -140,7 +133,7 @@ def compare_steps(case: str, cache: Cache, shared: Tensor, options: argparse.Nam
             rates = _by_turns(sides, part, options)
             for name in options.precisions:
                 target = TARGETS[name] if part == "step" else None
-                rows.append(Row(part, case, name, target, rates[name], rates["plain"]))
+                rows.append(Row(part, case, name, target, films_per_s=rates[name], plain_films_per_s=rates["plain"]))
     return rows
 
 
@@ -190,8 +183,8 @@ def compare_views(cache: Cache, options: argparse.Namespace) -> list[Row]:
     films, rows = views.draw_films(asked.films, asked), []
     for kernel, target in views.TARGETS.items():
         found = views.compare(films, kernel, "warp", asked)
-        rates = (found.films_per_s, found.plain_films_per_s)
-        rows.append(Row("views", f"kernel {kernel}", "fp32", target, *rates))
+        rates = {"films_per_s": found.films_per_s, "plain_films_per_s": found.plain_films_per_s}
+        rows.append(Row("views", f"kernel {kernel}", "fp32", target, **rates))
     return rows
 
 
@@ -210,7 +203,7 @@ def compare_averages(options: argparse.Namespace) -> Row:
             way()
             if turn:
                 rates[name].append(1 / (time.perf_counter() - started))
-    return Row("moving average", "ResNet-50", "fp32", None, rates["ours"], rates["plain"])
+    return Row("moving average", "ResNet-50", "fp32", films_per_s=rates["ours"], plain_films_per_s=rates["plain"])
 
 
 def table(rows: Sequence[Row], machine: dict[str, Any], options: argparse.Namespace) -> Table:

@@ -36,12 +36,10 @@ TARGETS = {9: 2.0, 23: 8.0}  # kernel size in px -> how many times the plain way
 Geometry = Literal["warp", "published"]
 
 
-@dataclass
-class Row:
-    """One comparison: films per second of both, by rounds."""
+@dataclass(kw_only=True)
+class Rounds:
+    """Films per second of both sides, by rounds."""
 
-    kernel: int  # px
-    geometry: Geometry
     films_per_s: list[float] = field(default_factory=list)
     plain_films_per_s: list[float] = field(default_factory=list)
 
@@ -49,6 +47,14 @@ class Row:
     def ratios(self) -> list[float]:
         """By rounds."""
         return [a / b for a, b in zip(self.films_per_s, self.plain_films_per_s, strict=True)]
+
+
+@dataclass
+class Row(Rounds):
+    """One comparison."""
+
+    kernel: int  # px
+    geometry: Geometry
 
 
 def main() -> None:

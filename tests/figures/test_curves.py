@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +13,9 @@ from PIL import Image
 from scarce_cli.evaluation.collapse import CollapseMetrics
 from scarce_cli.evaluation.probe import Score
 from scarce_cli.evaluation.statistics import Estimate
-from scarce_cli.figures import curves
 from scarce_cli.figures.curves import CollapseCurve, draw_collapse, draw_learning_curves
-from scarce_cli.figures.page import page
 
 HOSTILE = ["$\\frac{a}{b$", "_under_", "<script>", "line\nbreak", "x" * 400, "[red]x[/red]", "%s {0} \x1b[31m", "肺"]
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures as drawn, to look into."""
-    drawn: list[Figure] = []
-
-    @contextmanager
-    def spy(*args: object, **kwargs: object) -> Iterator[object]:
-        with page(*args, **kwargs) as (figure, axes):  # type: ignore[arg-type]
-            drawn.append(figure)
-            yield figure, axes
-
-    monkeypatch.setattr(curves, "page", spy)
-    return drawn
 
 
 def score(finding: str, name: str, shots: int, auc: float, negative: str = "the rest") -> Score:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scarce_cli.errors import ResourceError
-from scarce_cli.figures import training
 from scarce_cli.figures.history import History
-from scarce_cli.figures.page import page
 from scarce_cli.figures.training import draw_training
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures as drawn, to look into."""
-    drawn: list[Figure] = []
-
-    @contextmanager
-    def spy(*args: object, **kwargs: object) -> Iterator[object]:
-        with page(*args, **kwargs) as (figure, axes):  # type: ignore[arg-type]
-            drawn.append(figure)
-            yield figure, axes
-
-    monkeypatch.setattr(training, "page", spy)
-    return drawn
 
 
 def lines(steps: int, per_epoch: int, own: Any = lambda n: {}, once: Any = lambda e: {}) -> Iterator[dict[str, Any]]:
