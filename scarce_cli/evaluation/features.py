@@ -74,7 +74,7 @@ def extract_features(
         stage: 1 to 4, whose output is averaged over space; published results use the last.
 
     Raises:
-        DamagedData: a feature is not finite: the weights are, but too large.
+        NotFinite: a feature is not finite: the weights are, but too large.
     """
     encoder = encoder.to(device, memory_format=torch.channels_last)
     parts = []
@@ -109,7 +109,7 @@ def extract_view_features(
         views: Q, 1 or more.
 
     Raises:
-        DamagedData: a feature is not finite.
+        NotFinite: a feature is not finite.
     """
     encoder = encoder.to(device, memory_format=torch.channels_last)
     parts: list[list[NDArray[np.float32]]] = [[] for _ in range(views)]
@@ -128,8 +128,12 @@ def _encode(encoder: Encoder, views_BCHW: Tensor, stage: int = 4) -> NDArray[np.
     return encoder(views_BCHW.to(memory_format=torch.channels_last), stage).float().cpu().numpy()
 
 
+class NotFinite(DamagedData):
+    """Weights that are finite, but too large for what they compute."""
+
+
 def _joined(parts: Sequence[NDArray[np.float32]], info: EncoderInfo) -> NDArray[np.float32]:
     features = np.concatenate(parts)
     if not np.isfinite(features).all():
-        raise DamagedData(f"the {info.backbone} gives features that are not finite", "use an older checkpoint")
+        raise NotFinite(f"the {info.backbone} gives features that are not finite", "use an older checkpoint")
     return features
