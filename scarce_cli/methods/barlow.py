@@ -9,8 +9,9 @@ Shape suffixes: B films, H and W pixels, N rows (one for each film of the batch)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,17 @@ from torch import Tensor, nn
 
 from scarce_cli.config import AugmentSettings, Settings
 from scarce_cli.data.augment import View
-from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.methods.base import CureWhere, Method, Progress, StepOutput, ViewSpec, at_least, at_most
 from scarce_cli.methods.settings import BarlowSettings
 from scarce_cli.models.heads import batch_norm_projector
 from scarce_cli.models.precision import at_least_float32
 from scarce_cli.models.ranks import whole_batch
 from scarce_cli.models.resnet import Encoder
+from scarce_cli.vitals import Cure, Expectations, Failure
 
 _PUBLISHED_EPS = 1e-6  # outside the root
+_LAMBD = 0.0051  # official
+_TINY = 1e-30  # keeps a matrix of noughts from being divided by nought
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class BarlowTerms:
     loss: Tensor  # on_diagonal + lambd * off_diagonal
     on_diagonal: Tensor  # sum over dimensions of (c - 1) squared
     off_diagonal: Tensor  # sum of the other entries' squares, before lambd
+    directions: Tensor  # how many the views agree in; see `shared_directions`
 
 
 class Standardise(nn.BatchNorm1d):
@@ -84,17 +89,36 @@ def barlow_loss(z1_ND: Tensor, z2_ND: Tensor, lambd: float, standardise: Callabl
     # All but the last entry, in rows of D + 1: the diagonal is then the first column.
     others = c_DD.flatten()[:-1].view(size - 1, size + 1)[:, 1:]
     on, off = (c_DD.diagonal() - 1).square().sum(), others.square().sum()
-    return BarlowTerms(on + lambd * off, on, off)
+    return BarlowTerms(on + lambd * off, on, off, shared_directions(c_DD))
+
+
+def shared_directions(c_DD: Tensor) -> Tensor:
+    """In how many directions two views agree (scalar): the squared trace of their correlation over its squared norm.
+
+    The participation ratio of the correlation's eigenvalues, where it is symmetric: D for the identity, 1 where all
+    dimensions are copies of one, 0 where the views share nothing.
+    """
+    return c_DD.diagonal().sum().clamp(min=0).square() / c_DD.square().sum().clamp(min=_TINY)
 
 
 class BarlowTwins(Method):
     """An encoder and a projector that two views of every film go through."""
 
     settings_type = BarlowSettings
+    cures: ClassVar[Mapping[Failure, Sequence[Cure]]] = {
+        Failure.COMPLETE: (at_most("method.lambd", _LAMBD, "a larger one is satisfied by views that share nothing"),),
+        Failure.DIMENSIONAL: (
+            at_least("method.lambd", _LAMBD, "only the terms off the diagonal keep dimensions from being copies"),
+            CureWhere("method.projector", [512, 512, 512], "room for directions", lambda now: now[-1] < 512),
+        ),
+        Failure.NOT_LEARNING: (
+            at_most("method.lambd", _LAMBD, "a larger one is satisfied by views that share nothing"),
+        ),
+    }
 
     def __init__(self, encoder: Encoder, settings: BarlowSettings) -> None:
         super().__init__(encoder)
-        self.lambd = settings.lambd
+        self.lambd, self.dimensions = settings.lambd, float(settings.projector[-1])
         self.projector = batch_norm_projector(encoder.features, settings.projector)
         published = settings.standardise == "published"
         self.standardise: Callable[[Tensor], Tensor] = (
@@ -120,5 +144,13 @@ class BarlowTwins(Method):
         y1_ND, y2_ND = (self.encoder(view.image_BCHW) for view in views)
         z1_ND, z2_ND = (whole_batch(at_least_float32(self.projector(y_ND))) for y_ND in (y1_ND, y2_ND))
         terms = barlow_loss(z1_ND, z2_ND, self.lambd, self.standardise)
-        scalars = {"on_diagonal": terms.on_diagonal.detach(), "off_diagonal": terms.off_diagonal.detach()}
+        scalars = {name: getattr(terms, name).detach() for name in ("on_diagonal", "off_diagonal", "directions")}
         return StepOutput(terms.loss, scalars, y1_ND.detach().float())
+
+    def expectations(self) -> Expectations:
+        """All films alike: every dimension is constant, standardised it is 0, and so is the correlation.
+
+        Its diagonal then misses the identity by 1 at each of D places. Off the diagonal nothing is missed, as at the
+        best: that says nothing, and is left out.
+        """
+        return Expectations({"loss": self.dimensions, "on_diagonal": self.dimensions, "directions": 0.0})

@@ -11,8 +11,9 @@ of crop 0, then all B of crop 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor
 from scarce_cli.config import AugmentSettings, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.errors import UsageError
-from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.methods.base import CureWhere, Method, Progress, StepOutput, ViewSpec, at_least, at_most
 from scarce_cli.methods.settings import DINOSettings
 from scarce_cli.models.dino_head import DINOHead
 from scarce_cli.models.ema import frozen_copy, moving_average
@@ -29,10 +30,26 @@ from scarce_cli.models.precision import at_least_float32
 from scarce_cli.models.ranks import mean_over_ranks, whole_batch, world_size
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.schedule import cosine, ramp
+from scarce_cli.vitals import Cure, Expectations, Failure
 
 _GLOBAL_CROPS = 2
 _LEAST_SIZE, _SIZE_STEP = 32, 16  # of a view, px
 _KOLEO_FLOOR = 1e-8  # of a distance, as official
+
+# What the small recipe has, which learned on real films, and the published one, which did not, has not.
+_BALANCED = Cure("method.centring", "sinkhorn", "balances the outputs over every batch, a centre only on average")
+_APART = (
+    CureWhere("method.layers", 3, "BatchNorm has no place in a single layer", lambda now: now < 2),
+    Cure("method.head_batch_norm", True, "features of films of one kind point the same way; it keeps outputs apart"),
+)
+_TEMPERATURE = (
+    Cure("method.teacher_temperature", [0.05, 0.05], "neither too flat nor too sharp, from the start"),
+    Cure("method.teacher_temperature_epochs", 0, "no warm-up"),
+)
+_FAST_TEACHER = at_most("method.teacher_momentum", [0.96, 1.0], "a teacher that follows within 25 steps")
+_FROZEN = at_least("method.freeze_last_layer_epochs", 1.0, "outputs keep their directions in the first epoch")
+_MILD = "strong crops and jitter leave a film little of its own"
+_KOLEO = at_least("method.koleo_weight", 0.1, "pushes each film away from its nearest neighbour, as DINOv2")
 
 
 def teacher_temperature(epoch: int, *, start: float, final: float, warmup_epochs: int, late: bool = False) -> float:
@@ -114,6 +131,30 @@ class DINO(Method):
     """A student, and a teacher that follows it."""
 
     settings_type = DINOSettings
+    cures: ClassVar[Mapping[Failure, Sequence[Cure]]] = {
+        Failure.UNIFORM_TEACHER: (
+            _BALANCED,
+            *_APART,
+            *_TEMPERATURE,
+            _FAST_TEACHER,
+            _FROZEN,
+            at_least("augment.crop_scale", [0.5, 1.0], _MILD),
+            at_most("augment.brightness", 0.1, _MILD),
+            at_most("augment.contrast", 0.1, _MILD),
+        ),
+        Failure.ONE_HOT_TEACHER: (
+            at_most("method.centre_momentum", 0.9, "a centre that does not follow holds no output back"),
+            _BALANCED,
+            *_TEMPERATURE,
+            _FROZEN,
+        ),
+        Failure.COMPLETE: (_BALANCED, *_APART, _KOLEO),
+        Failure.DIMENSIONAL: (_KOLEO, *_APART, _BALANCED),
+        Failure.FADING: (_KOLEO, *_APART, _BALANCED),
+        Failure.SHRINKING: (_KOLEO,),
+        Failure.DIVERGED: (_FROZEN,),
+        Failure.NOT_LEARNING: (_FAST_TEACHER, *_APART, _BALANCED, *_TEMPERATURE),
+    }
     centre_K: Tensor
 
     def __init__(self, encoder: Encoder, settings: DINOSettings) -> None:
@@ -195,6 +236,17 @@ class DINO(Method):
         centre_K = self.centre_K.lerp(self._new_centre.to(self.centre_K.dtype), 1 - self.settings.centre_momentum)
         self.centre_K.copy_(torch.where(taken, centre_K, self.centre_K))
         self._new_centre = None
+
+    def expectations(self) -> Expectations:
+        """The teacher gives every film the same: the centre takes it off, or balancing does, and 1 / K is left.
+
+        Its entropy is then ln K, so is that of the mean, and a student that has followed pays ln K. With KoLeo the
+        loss is more by what that comes to, which depends on the features.
+        """
+        flat, koleo_weight = math.log(self.settings.outputs), self.settings.koleo_weight
+        blind = {"distillation": flat, "teacher_entropy": flat, "mean_teacher_entropy": flat}
+        blind |= {"teacher_information": 0.0, **({} if koleo_weight else {"loss": flat})}
+        return Expectations(blind)
 
     def teacher_momentum(self, progress: Progress) -> float:
         """The moving average's momentum at a step."""

@@ -12,7 +12,9 @@ all ranks, D dimensions of the embedding, K keys in the queue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +23,8 @@ from torch import Tensor
 from scarce_cli.config import AugmentSettings, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.errors import UsageError
-from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
-from scarce_cli.methods.regularizers import variance_hinge
+from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec, at_least, at_most
+from scarce_cli.methods.regularizers import HINGE_OF_A_POINT, variance_hinge
 from scarce_cli.methods.settings import MoCoSettings
 from scarce_cli.models.ema import frozen_copy, moving_average
 from scarce_cli.models.heads import two_layer_projector
@@ -30,9 +32,16 @@ from scarce_cli.models.precision import at_least_float32
 from scarce_cli.models.ranks import own_share, whole_batch, world_size
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.models.split_batch_norm import apart, split_batch_norms, together
+from scarce_cli.vitals import Cure, Expectations, Failure
 
 _FLOAT = 4  # bytes
 _STRIDE = 32  # px of a view for each position of the encoder's last stage
+_TIE = 1e-5  # of a logit: so far may sums of the same products differ, in another order
+
+_SPREAD = at_least("method.variance_weight", 1.0, "a hinge holds the spread, as in the healthy published run")
+_DIRECTIONS = Cure("method.variance_on", "normalised", "raw is satisfied by length alone")
+_SLOW_KEYS = at_least("method.key_momentum", 0.99, "the queue's keys are of encoders that differ too much")
+_SHARED = "otherwise the groups' statistics give the key away"
 
 
 def unit_rows(z_ND: Tensor) -> Tensor:
@@ -62,10 +71,11 @@ def infonce(logits: Tensor) -> Tensor:
 def infonce_accuracy(logits: Tensor) -> Tensor:
     """Share of the rows, 0 to 1, whose own key beats every other one; a tie is a miss (scalar, detached).
 
-    Near 1 while a probe stays at chance: the keys are recognised by something else than the film.
+    What rounding alone tells apart counts as a tie. Near 1 while a probe stays at chance: the keys are recognised by
+    something else than the film.
     """
-    logits = logits.detach()
-    return (logits[:, 0] > logits[:, 1:].amax(dim=1)).to(logits.dtype).mean()
+    own_N, best_N = logits.detach()[:, 0], logits.detach()[:, 1:].amax(dim=1)
+    return (own_N - best_N > _TIE * torch.maximum(own_N.abs(), best_N.abs())).to(logits.dtype).mean()
 
 
 @torch.no_grad()
@@ -104,6 +114,23 @@ class MoCo(Method):
     """
 
     settings_type = MoCoSettings
+    cures: ClassVar[Mapping[Failure, Sequence[Cure]]] = {
+        Failure.COMPLETE: (_SPREAD, _DIRECTIONS),
+        Failure.DIMENSIONAL: (_SPREAD, _DIRECTIONS, at_least("method.queue", 2048, "few keys need few directions")),
+        Failure.FADING: (_SPREAD, _DIRECTIONS),
+        Failure.SHRINKING: (_SPREAD, _DIRECTIONS),
+        Failure.LEAKAGE: (
+            at_least("method.bn_splits", 8, _SHARED),
+            Cure("method.shuffle_keys", True, _SHARED),
+            at_least("method.queue", 65536, "few keys are soon told apart; no more, though, than there are films"),
+        ),
+        Failure.DIVERGED: (_SLOW_KEYS,),
+        Failure.NOT_LEARNING: (
+            _SLOW_KEYS,
+            at_most("method.key_momentum", 0.999, "keys that stand still teach nothing"),
+            at_most("method.temperature", 0.2, "a higher one tells no near key from a far one"),
+        ),
+    }
     queue_DK: Tensor
     queue_pointer: Tensor
 
@@ -144,11 +171,25 @@ class MoCo(Method):
         self._new_keys_MD = unit_rows(keys_MD)
         loss = infonce(logits)
         scalars = {"infonce": loss.detach(), "infonce_accuracy": infonce_accuracy(logits)}
+        scalars["infonce_margin"] = self._blind - scalars["infonce"]
         if self.settings.variance_weight:
             variance = self._variance(q_ND)
             loss = loss + self.settings.variance_weight * variance
             scalars["variance"] = variance.detach()
         return StepOutput(loss, scalars, features.detach().float())
+
+    @property
+    def _blind(self) -> float:
+        """InfoNCE where all keys are alike: each of 1 + K is the own one with the same chance."""
+        return math.log1p(self.settings.queue)
+
+    def expectations(self) -> Expectations:
+        """All queries and keys alike: InfoNCE at ln(1 + K), no key told from the others, the hinge at its highest."""
+        hinge, weight = HINGE_OF_A_POINT, self.settings.variance_weight
+        blind = {"infonce": self._blind, "infonce_margin": 0.0, "infonce_accuracy": 0.0}
+        if weight:
+            blind["variance"] = hinge
+        return Expectations({"loss": self._blind + weight * hinge, **blind})
 
     def _features(self, encoder: Encoder, images_BCHW: Tensor) -> Tensor:
         """(N, D): a group's films lie side by side on their way through the encoder, which spares copies."""

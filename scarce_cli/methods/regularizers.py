@@ -14,6 +14,7 @@ from torch import Tensor
 from scarce_cli.models.precision import at_least_float32
 
 _EPS = 1e-4  # added to the variance, inside the root, as official
+HINGE_OF_A_POINT = 1 - _EPS**0.5  # `variance_hinge` of rows that are all alike, its highest value
 
 
 def dimension_std(z_ND: Tensor) -> Tensor:

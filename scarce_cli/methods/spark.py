@@ -10,8 +10,9 @@ Shape suffixes: B films, C channels, H and W pixels, F patches along a side, P p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +21,19 @@ from torch import Tensor, nn
 from scarce_cli.config import AugmentSettings, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.errors import UsageError
-from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
+from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec, at_most
 from scarce_cli.methods.settings import SparKSettings
 from scarce_cli.models.light_decoder import WIDTH_STEP, Densify, LightDecoder
-from scarce_cli.models.ranks import own_share, world_size
+from scarce_cli.models.ranks import mean_over_ranks, own_share, world_size
 from scarce_cli.models.resnet import Encoder
 from scarce_cli.models.sparse import STRIDE, VisiblePatches, draw_branches, packed_stages
 from scarce_cli.models.unet import UNetDecoder
+from scarce_cli.vitals import Cure, Expectations, Failure
 
 _EPS = 1e-6  # inside the root, as official
+_TINY = 1e-12  # a mean square below is that of patches without any texture
+
+_TEXTURE = "large crops keep their texture"
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,37 @@ def reconstruction_loss(prediction_BCHW: Tensor, image_BCHW: Tensor, visible_B1F
     return (error_BF * masked_BF).sum() / masked_BF.sum().clamp(min=1.0)
 
 
+def mean_loss(image_BCHW: Tensor, visible_B1FF: Tensor, patch: int) -> Tensor:
+    """`reconstruction_loss` of predicting every patch's own mean (scalar, no gradient): the mean square of the target.
+
+    Of n pixels with the unbiased variance v it is (n - 1) / n * v / (v + 1e-6): near 1, and 0 for a flat patch.
+    """
+    with torch.no_grad():
+        return reconstruction_loss(torch.zeros_like(image_BCHW), image_BCHW, visible_B1FF, patch)
+
+
+def explained(loss: Tensor, of_mean: Tensor) -> Tensor:
+    """Share of the hidden patches' variance that the prediction explains: 1 - loss / `mean_loss` (scalar, no gradient).
+
+    1: painted exactly, 0: no better than each patch's mean, below 0: worse. 0 where nothing is to be explained. Of the
+    films of all ranks.
+    """
+    all_loss, all_mean = mean_over_ranks(torch.stack([loss.detach(), of_mean])).unbind()
+    return torch.where(all_mean > _TINY, 1 - all_loss / all_mean.clamp(min=_TINY), torch.zeros_like(all_mean))
+
+
 class SparK(Method):
     """An encoder that is shown some patches, and a decoder that paints the others."""
 
     settings_type = SparKSettings
+    cures: ClassVar[Mapping[Failure, Sequence[Cure]]] = {
+        Failure.NOT_LEARNING: (
+            Cure("method.noisy_target", False, "noise cannot be predicted"),
+            at_most("method.mask_ratio", 0.6, "too little is shown to guess the rest"),
+            at_most("augment.jitter_probability", 0.0, "the author of the method advises against it"),
+            at_most("augment.noise_std", 0.0, "hides the texture that is to be painted"),
+        ),
+    }
 
     def __init__(self, encoder: Encoder, settings: SparKSettings, size: int) -> None:
         super().__init__(encoder)
@@ -129,7 +161,17 @@ class SparK(Method):
         features, prediction = self._paint(view.image_BCHW, visible, generator)
         target = view.image_BCHW if self.settings.noisy_target else view.clean_BCHW
         loss = reconstruction_loss(prediction, target, visible, self.settings.patch)
-        return StepOutput(loss=loss, embeddings_ND=features)
+        scalars = {"explained": explained(loss, mean_loss(target, visible, self.settings.patch))}
+        return StepOutput(loss, scalars, features)
+
+    def expectations(self) -> Expectations:
+        """Painting each patch's mean explains nothing, and costs (n - 1) / n of n pixels.
+
+        For the target has the unbiased variance 1; flat patches, such as black borders, cost less. The features may
+        point the same way: nothing in the loss asks them to differ.
+        """
+        pixels = self.settings.patch**2
+        return Expectations({"loss": (pixels - 1) / pixels, "explained": 0.0}, spreads=False)
 
     @torch.no_grad()
     def reconstruct(self, images_BCHW: Tensor, generator: torch.Generator) -> Reconstruction:

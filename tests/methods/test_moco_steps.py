@@ -89,7 +89,8 @@ def test_a_step_written_out() -> None:
     torch.testing.assert_close(output.loss, infonce(logits), rtol=1e-12, atol=0)
     assert torch.equal(output.scalars["infonce"], output.loss.detach())
     assert torch.equal(output.scalars["infonce_accuracy"], infonce_accuracy(logits))
-    assert output.scalars.keys() == {"infonce", "infonce_accuracy"}
+    assert float(output.scalars["infonce_margin"]) == pytest.approx(math.log(1 + 13) - float(output.loss.detach()))
+    assert output.scalars.keys() == {"infonce", "infonce_accuracy", "infonce_margin"}
     assert output.embeddings_ND is not None
     torch.testing.assert_close(output.embeddings_ND, features.detach().float())
     method.after_step(NOW, torch.tensor(True))
