@@ -5,35 +5,49 @@ Everything public is to be imported from here.
 
 from scarce_cli.evaluation.collapse.geometry import (
     alignment,
+    dead_dimensions,
     dimension_std,
     l2_normalize,
     mean_pairwise_cosine,
+    retrieval,
     uniformity,
 )
+from scarce_cli.evaluation.collapse.lidar import lidar
 from scarce_cli.evaluation.collapse.measures import CollapseMetrics, collapse_metrics, quick_metrics
+from scarce_cli.evaluation.collapse.reading import Reading
 from scarce_cli.evaluation.collapse.spectrum import (
+    PowerLaw,
     effective_rank,
     entropy_rank,
     numerical_rank,
+    power_law,
     rankme,
     singular_values,
+    spectrum,
 )
 from scarce_cli.evaluation.collapse.verdict import Verdict, verdict
 
 __all__ = [
     "CollapseMetrics",
+    "PowerLaw",
+    "Reading",
     "Verdict",
     "alignment",
     "collapse_metrics",
+    "dead_dimensions",
     "dimension_std",
     "effective_rank",
     "entropy_rank",
     "l2_normalize",
+    "lidar",
     "mean_pairwise_cosine",
     "numerical_rank",
+    "power_law",
     "quick_metrics",
     "rankme",
+    "retrieval",
     "singular_values",
+    "spectrum",
     "uniformity",
     "verdict",
 ]
