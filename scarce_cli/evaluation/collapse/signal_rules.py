@@ -1,0 +1,154 @@
+"""Rules that read what the method says of itself: has it diverged, does its teacher answer, does it learn?
+
+Each looks at a course and returns what it found, or None. None of them knows a method: a rule whose scalars are not
+given says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+from scarce_cli.evaluation.collapse.course import Course, Finding, State, finite
+from scarce_cli.evaluation.collapse.reading import Reading
+from scarce_cli.evaluation.collapse.thresholds import limit
+from scarce_cli.vitals import Failure
+
+
+def diverged(course: Course) -> Finding | None:
+    """The loss is not a number any more, or many times what it was."""
+    loss, bad = course.signal("loss"), course.signal("loss_bad") or 0.0
+    if bad >= limit("bad steps") or (loss is None and "loss" in course.now.signals):
+        share = f" in {bad:.0%} of the steps" if bad else ""
+        return Finding(Failure.DIVERGED, "collapsed", f"the loss is not finite{share}")
+    if bad:
+        return Finding(Failure.DIVERGED, "suspicious", f"the loss was not finite in {bad:.1%} of the steps")
+    return None if loss is None else _exploded(course, loss)
+
+
+def _exploded(course: Course, loss: float) -> Finding | None:
+    blind = (course.blind(name) or 0.0 for name in course.expected.blind)
+    usual = max(abs(value) for value in (course.history("loss")[0], *blind))
+    state = _above(loss, usual * limit("exploded"), usual * limit("swollen"))
+    if state is None or not usual:
+        return None
+    return Finding(Failure.DIVERGED, state, f"loss {loss:.4g}: {loss / usual:.0f} times what it can be at the start")
+
+
+def _above(value: float, collapsed: float, suspicious: float) -> State | None:
+    if value > collapsed:
+        return "collapsed"
+    return "suspicious" if value > suspicious else None
+
+
+def teacher(course: Course) -> Finding | None:
+    """The teacher gives every film the same answer: all outputs alike, or a single one.
+
+    A sharp answer for each film is as it should be where films get different ones. Where the answers are the same but
+    neither even nor single, the failure is called after the end that they go to.
+    """
+    top, mean = course.blind("mean_teacher_entropy"), course.signal("mean_teacher_entropy")
+    told = course.signal("teacher_information")
+    if not top or mean is None or told is None:
+        return None
+    if mean <= limit("one output") * top:
+        return _same_answer(Failure.ONE_HOT_TEACHER, mean, told, top)
+    if told > limit("nothing told") * top or _information_rises(course, top):
+        return None
+    return _same_answer(_end(course, mean / top), mean, told, top)
+
+
+def _information_rises(course: Course, top: float) -> bool:
+    *before, now = course.history("teacher_information")
+    hardly = now <= limit("hardly anything told") * top
+    return bool(before) and not hardly and now >= limit("information rises") * min(before)
+
+
+def _end(course: Course, share: float) -> Failure:
+    """Where the mean answer goes, from its entropy over ln K now and at the start."""
+    start = course.history("mean_teacher_entropy")[0] / (course.blind("mean_teacher_entropy") or 1.0)
+    moved = share - start
+    clear = share < limit("uniform") and abs(moved) > limit("entropy moves")
+    towards_uniform = moved > 0 if clear else share > 0.5
+    return Failure.UNIFORM_TEACHER if towards_uniform else Failure.ONE_HOT_TEACHER
+
+
+def _same_answer(failure: Failure, mean: float, told: float, top: float) -> Finding:
+    each = mean - told
+    return Finding(
+        failure,
+        "collapsed",
+        f"teacher entropy {each:.4g} of ln K = {top:.4g}, and {mean:.4g} for the mean over films: they differ by "
+        f"{told:.2g} nats, so that every film gets the same answer (healthy: a large part of ln K)",
+    )
+
+
+def leakage(course: Course) -> Finding | None:
+    """The task is solved in training, and the network in evaluation mode does not recognise a film's other view."""
+    accuracies = [course.signal("infonce_accuracy", back) for back in (0, 1)]
+    if any(accuracy is None or accuracy < limit("solved") for accuracy in accuracies):
+        return None
+    found = None if course.features is None else course.features.retrieval
+    chance = None if course.random is None else course.random.retrieval
+    if found is None or chance is None or accuracies[0] is None or accuracies[0] - found < limit("gap"):
+        return None
+    flat = found - chance < limit("views found") * (1 - chance)
+    return Finding(
+        Failure.LEAKAGE,
+        "collapsed" if flat else "suspicious",
+        f"infonce_accuracy {accuracies[0]:.3f} in training, but in evaluation mode {found:.3f} of the films' other "
+        f"views are found (random network: {chance:.3f}): the keys are recognised by something else than the film",
+    )
+
+
+def not_learning(course: Course) -> Finding | None:
+    """The loss stands where it began, and the features as well; or all scalars read as for a blind network.
+
+    "Began" is the first reading or the second: while a queue fills a loss rises, and what comes then is the start.
+    """
+    starts = [reading for reading in course.readings[:-1] if "loss" in reading.signals][:2]
+    stands = [start for start in starts if _same_loss(start, course.now)]
+    if not stands:
+        return None
+    blind, loss = course.blind("loss"), course.now.signals["loss"]
+    at_blind = blind is not None and all(_near(value, blind) for value in course.history("loss"))
+    at_blind = at_blind and not any(_seen(course, name) for name in course.expected.blind)
+    if not at_blind and not any(_same_features(start, course.now) for start in stands):
+        return None
+    also = f", that of a network to which all films are alike ({blind:.4g})" if at_blind else ", and so do the features"
+    return Finding(
+        Failure.NOT_LEARNING,
+        "collapsed",
+        f"loss {loss:.4g} after {course.now.progress:.1%} of the run: it stands where it began "
+        f"({stands[0].signals['loss']:.4g}){also}",
+    )
+
+
+def _near(value: float, blind: float) -> bool:
+    return abs(value - blind) <= limit("at blind") * max(1.0, abs(blind))
+
+
+def _seen(course: Course, name: str) -> bool:
+    """A scalar has left what a blind network gives."""
+    value, blind = course.signal(name), course.blind(name)
+    return value is not None and blind is not None and not _near(value, blind)
+
+
+def _same_loss(start: Reading, now: Reading) -> bool:
+    """No further apart than the noise of two means over the steps between readings."""
+    then, loss = (finite(reading.signals.get("loss")) for reading in (start, now))
+    if then is None or loss is None:
+        return False
+    spread = finite(now.signals.get("loss_std")) or 0.0
+    noise = limit("noise") * spread * math.sqrt(2 / max(1, start.step))
+    tolerated = min(max(noise, limit("same loss") * abs(then)), limit("most noise") * abs(then))
+    return abs(loss - then) <= tolerated
+
+
+def _same_features(start: Reading, now: Reading) -> bool:
+    if start.features is None or now.features is None:
+        return False
+    pairs = [
+        (start.features.relative_std, now.features.relative_std),
+        (start.features.effective_rank or 0.0, now.features.effective_rank or 0.0),
+    ]
+    return all(abs(later - then) <= limit("same features") * abs(then) for then, later in pairs)
