@@ -101,7 +101,7 @@ def leakage(course: Course) -> Finding | None:
 
 
 def not_learning(course: Course) -> Finding | None:
-    """The loss stands where it began, and the features as well; or all scalars read as for a blind network.
+    """The loss stands where it began, and the features as well; or every other scalar reads as for a blind network.
 
     "Began" is the first reading or the second: while a queue fills a loss rises, and what comes then is the start.
     """
@@ -109,28 +109,29 @@ def not_learning(course: Course) -> Finding | None:
     stands = [start for start in starts if _same_loss(start, course.now)]
     if not stands:
         return None
-    blind, loss = course.blind("loss"), course.now.signals["loss"]
-    at_blind = blind is not None and all(_near(value, blind) for value in course.history("loss"))
-    at_blind = at_blind and not any(_seen(course, name) for name in course.expected.blind)
-    if not at_blind and not any(_same_features(start, course.now) for start in stands):
+    blind = _blind_scalars(course)
+    if not blind and not any(_same_features(start, course.now) for start in stands):
         return None
-    also = f", that of a network to which all films are alike ({blind:.4g})" if at_blind else ", and so do the features"
+    also = f"and as for a network to which all films are alike, {blind}" if blind else "and so do the features"
     return Finding(
         Failure.NOT_LEARNING,
         "collapsed",
-        f"loss {loss:.4g} after {course.now.progress:.1%} of the run: it stands where it began "
-        f"({stands[0].signals['loss']:.4g}){also}",
+        f"loss {course.now.signals['loss']:.4g} after {course.now.progress:.1%} of the run: it stands where it began "
+        f"({stands[0].signals['loss']:.4g}), {also}",
     )
+
+
+def _blind_scalars(course: Course) -> str:
+    """The scalars in words when all of them have always read as for a blind network; the loss where it is alone."""
+    blind = {name: value for name in course.expected.blind if (value := course.blind(name)) is not None}
+    given = [name for name in sorted(blind) if course.signal(name) is not None]
+    names = [name for name in given if name != "loss"] or given
+    always = all(_near(value, blind[name]) for name in names for value in course.history(name))
+    return ", ".join(f"{name} {course.signal(name):.4g}" for name in names) if always else ""
 
 
 def _near(value: float, blind: float) -> bool:
     return abs(value - blind) <= limit("at blind") * max(1.0, abs(blind))
-
-
-def _seen(course: Course, name: str) -> bool:
-    """A scalar has left what a blind network gives."""
-    value, blind = course.signal(name), course.blind(name)
-    return value is not None and blind is not None and not _near(value, blind)
 
 
 def _same_loss(start: Reading, now: Reading) -> bool:

@@ -296,6 +296,15 @@ def test_elsewhere_the_features_must_stand_still_as_well() -> None:
     assert judged(curves(loss=[2.9, 6.0, 5.4]), MOCO).state == "healthy"
 
 
+def test_a_decoder_that_paints_what_it_knows_anyway_is_not_learning() -> None:
+    """Flat patches make the loss of painting means less than 1; what is explained of the rest does not know them."""
+    expected, moves = Expectations({"loss": 1.0, "explained": 0.0}, spreads=False), [0.2, 0.3, 0.4]
+    still = curves(loss=[0.902, 0.901, 0.9], explained=[-0.004, 0.001, 0.003], relative_std=moves)
+    verdict = judged(still, expected)
+    assert (verdict.failure, "explained 0.003" in verdict.evidence[0]) == (Failure.NOT_LEARNING, True)
+    assert judged([row | {"explained": 0.1} for row in still], expected).state == "healthy"
+
+
 def test_the_noise_of_the_loss_is_no_change() -> None:
     wide, narrow = (curves(loss=[490.0, 484.0, 478.0], loss_std=[spread] * 3) for spread in (20.0, 1.0))
     assert judged(wide, BARLOW).failure is Failure.NOT_LEARNING
