@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scarce_cli.methods.barlow import (
     Standardise,
     barlow_loss,
     correlation,
+    shared_directions,
     standardise_published,
 )
 from scarce_cli.methods.base import Progress
@@ -108,6 +110,33 @@ def test_constant_dimensions_leave_finite_gradients() -> None:
         torch.testing.assert_close(diagonal[:2].detach(), torch.zeros(2, dtype=dtype), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("standardise", [official, standardise_published])
+@pytest.mark.parametrize("dimensions", [2, 7, 64])
+def test_the_landmarks_of_collapse(dimensions: int, standardise: Callable[[Tensor], Tensor]) -> None:
+    """Films all alike: D on the diagonal, no direction. Dimensions all alike: D (D - 1) off it, one direction."""
+    point = torch.arange(1.0, dimensions + 1, dtype=torch.float64).expand(8, dimensions)
+    terms = barlow_loss(point, point, LAMBD, standardise)
+    found = [float(value) for value in (terms.loss, terms.on_diagonal, terms.off_diagonal, terms.directions)]
+    assert found == pytest.approx([dimensions, dimensions, 0, 0], rel=1e-6, abs=1e-12)
+    copies = 1e3 * draw(400, 1)[0] * torch.arange(1.0, dimensions + 1, dtype=torch.float64)
+    terms = barlow_loss(copies, copies, LAMBD, standardise)
+    assert float(terms.on_diagonal) == pytest.approx(0, abs=1e-5 * dimensions)
+    assert float(terms.off_diagonal) == pytest.approx(dimensions * (dimensions - 1), rel=6e-3)  # published: (N-1)/N
+    assert float(terms.directions) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 10])
+def test_directions_are_those_of_the_correlation(rank: int) -> None:
+    """Of two equal views: the participation ratio of the eigenvalues of numpy's correlation, whatever their scale."""
+    z = draw(500, rank)[0] @ draw(rank, 12, seed=3)[0] * torch.logspace(0, 2, 12, dtype=torch.float64)
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(z.numpy().T))
+    wanted = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    assert float(barlow_loss(1e3 * z, 1e3 * z, LAMBD, official).directions) == pytest.approx(wanted, rel=1e-4)
+    assert 1 <= wanted <= rank + 1e-9
+    assert float(shared_directions(torch.eye(12))) == 12
+    assert float(shared_directions(-torch.eye(12))) == 0
+
+
 def test_full_precision_under_autocast() -> None:
     z1, z2 = (z.float() for z in draw())
     exact = loss_of(z1, z2)
@@ -163,6 +192,7 @@ def test_a_step_is_the_loss_of_the_projected_features(standardise: str) -> None:
     assert torch.equal(output.loss, terms.loss)
     assert torch.equal(output.scalars["on_diagonal"], terms.on_diagonal)
     assert torch.equal(output.scalars["off_diagonal"], terms.off_diagonal)
+    assert torch.equal(output.scalars["directions"], terms.directions)
     assert output.embeddings_ND is not None
     assert torch.equal(output.embeddings_ND, features[0].float())
 

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torchvision.models.resnet import BasicBlock
 
 from scarce_cli.config import AugmentSettings, RunConfig
 from scarce_cli.data.augment import View
@@ -16,7 +17,7 @@ from scarce_cli.methods.base import Method, Progress, StepOutput, at_least, at_m
 from scarce_cli.methods.settings import SparKSettings
 from scarce_cli.methods.spark import SparK
 from scarce_cli.models import resnet
-from scarce_cli.models.resnet import BasicBlock, build_encoder
+from scarce_cli.models.resnet import build_encoder
 from scarce_cli.presets import load_preset, preset_names, validate
 from scarce_cli.vitals import Change, Cure, Expectations, Failure, changes
 

@@ -113,6 +113,25 @@ def test_equal_films_give_the_teacher_no_information() -> None:
     )
 
 
+@pytest.mark.parametrize("outputs", [2, 256, 4096])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_teacher_that_gives_every_film_the_same_ends_uniform(outputs: int, balanced: bool) -> None:
+    """By the centre, once it has come after it, and by balancing; a student that follows pays ln K."""
+    same = logits(1, outputs).expand(8, outputs)
+    targets = sinkhorn_targets(same, 0.04, 3) if balanced else centred_targets(same, same[:1], 0.04)
+    for name, value in teacher_signals(targets).items():
+        wanted = 0.0 if name == "teacher_information" else math.log(outputs)
+        assert float(value) == pytest.approx(wanted, rel=1e-6, abs=1e-9), name
+    assert float(dino_loss(torch.zeros(16, outputs, dtype=torch.float64), targets, 0.1)) == pytest.approx(
+        math.log(outputs), rel=1e-6
+    )
+
+
+def test_a_teacher_of_one_output_has_no_entropy() -> None:
+    signals = teacher_signals(torch.eye(5, dtype=torch.float64)[[2, 2, 2]])
+    assert [float(value) for value in signals.values()] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(("late", "reached"), [(False, 4), (True, 5)])
 def test_the_temperature_reaches_its_final_value(late: bool, reached: int) -> None:
     found = [teacher_temperature(n, start=0.07, final=0.04, warmup_epochs=5, late=late) for n in range(8)]
@@ -225,6 +244,20 @@ def test_the_centre_moves_only_after_a_step() -> None:
     assert not method.centre_K.any()
     method.after_step(START, torch.tensor(True))
     assert method.centre_K.any()
+
+
+def test_a_centre_of_momentum_one_never_moves_which_is_no_centring() -> None:
+    method, other = make(centre_momentum=1.0), make(centre_momentum=0.9)
+    for number in (0, 1):
+        for one in (method, other):
+            one(views(), Progress(number, 20, 10), torch.Generator())
+            one.after_step(Progress(number, 20, 10), torch.tensor(True))
+    assert torch.equal(method.centre_K, torch.zeros_like(method.centre_K))
+    assert other.centre_K.any()
+    teacher = logits(6, 12).float()
+    torch.testing.assert_close(method._targets(teacher, START), (teacher / 0.04).softmax(dim=-1))
+    shifted = method._targets(teacher + 9 * torch.eye(12)[0], START)  # one output that is always the highest wins
+    assert float(teacher_signals(shifted)["mean_teacher_entropy"]) < 1e-6
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -70,6 +70,21 @@ def test_accuracy_is_the_share_whose_own_key_wins_alone() -> None:
     assert not accuracy.requires_grad
 
 
+@pytest.mark.parametrize("temperature", [0.07, 0.2])
+def test_what_rounding_tells_apart_is_a_tie(temperature: float) -> None:
+    """A collapsed network in float32: its own key and the queue's are the same, but their sums differ in order."""
+    differences, accuracies = [], []
+    for seed in range(8):
+        one = draw(1, 128, seed=seed).float()
+        same = one.expand(16, 128).contiguous()
+        logits = infonce_logits(same, same, unit_rows(one).T.expand(128, 500).contiguous(), temperature)
+        differences.append(float((logits[:, 0] - logits[:, 1]).abs().max()))
+        accuracies.append(float(infonce_accuracy(logits)))
+        assert float(infonce(logits)) == pytest.approx(math.log(501), rel=1e-6)
+    assert max(differences) > 0
+    assert accuracies == [0.0] * 8
+
+
 def test_gradient_reaches_the_queries_alone_and_not_their_length() -> None:
     q, k, queue = (z.requires_grad_() for z in parts())
     infonce(infonce_logits(q, k, queue, 0.2)).backward()

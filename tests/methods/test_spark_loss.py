@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scarce_cli.methods.spark import draw_visible, patch_statistics, reconstruction_loss, to_patches, visible_count
+from scarce_cli.methods.spark import (
+    draw_visible,
+    explained,
+    mean_loss,
+    patch_statistics,
+    reconstruction_loss,
+    to_patches,
+    visible_count,
+)
 
 SIZE, PATCH = 128, 32
 
@@ -91,6 +99,32 @@ def test_a_flat_patch_has_the_target_nought() -> None:
     flat = torch.full((1, 1, 32, 32), 0.7)
     loss = reconstruction_loss(torch.zeros_like(flat), flat, torch.zeros(1, 1, 2, 2, dtype=torch.bool), 16)
     assert float(loss) < 1e-6
+
+
+@pytest.mark.parametrize("patch", [2, 8, 32])
+def test_painting_the_mean_costs_one_pixel_less_than_all_and_explains_nothing(patch: int) -> None:
+    image, visible = 1e3 * films(2, 2 * patch, dtype=torch.float64), torch.zeros(2, 1, 2, 2, dtype=torch.bool)
+    visible[:, :, 0, 0] = True
+    zero = torch.zeros_like(image)
+    loss, of_mean = reconstruction_loss(zero, image, visible, patch), mean_loss(image, visible, patch)
+    assert float(of_mean) == pytest.approx((patch**2 - 1) / patch**2, rel=1e-6)
+    assert float(explained(loss, of_mean)) == 0
+    mean, std = patch_statistics(image, patch)
+    target = ((to_patches(image, patch) - mean) / std).view(2, 2, 2, patch, patch).transpose(2, 3).reshape(image.shape)
+    for share in (0.0, 0.5, 1.0, -1.0):
+        painted = reconstruction_loss(share * target, image, visible, patch)
+        assert float(explained(painted, of_mean)) == pytest.approx(1 - (1 - share) ** 2, abs=1e-9)
+
+
+def test_flat_patches_make_the_mean_cheaper_but_explain_nothing_more() -> None:
+    image, visible = films(2, 64, dtype=torch.float64), torch.zeros(2, 1, 2, 2, dtype=torch.bool)
+    image[:, :, :, 32:] = 0.3
+    of_mean = mean_loss(image, visible, 32)
+    assert float(of_mean) == pytest.approx(0.5 * 1023 / 1024, rel=1e-4)
+    assert float(explained(reconstruction_loss(torch.zeros_like(image), image, visible, 32), of_mean)) == 0
+    flat = torch.full_like(image, 0.3)
+    nothing = explained(reconstruction_loss(image, flat, visible, 32), mean_loss(flat, visible, 32))
+    assert float(nothing) == 0  # not minus infinity
 
 
 def test_half_precision_predictions_are_compared_in_float32() -> None:
