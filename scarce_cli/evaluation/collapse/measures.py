@@ -56,8 +56,8 @@ class CollapseMetrics:
     # A row of zeros has the cosine 0 with every other.
     mean_cosine: float
 
-    # The same after the mean over the films is taken off: about 0 unless the films lie in a few clumps.
-    # None for constant features.
+    # The same after the mean over the films is taken off: about 0, or near 1 where a few films lie far from all the
+    # others and these are nearly alike. None for constant features.
     mean_cosine_centred: float | None
 
     # exp of the entropy of the centred features' singular values over their sum (Roy & Vetterli, 2007).
