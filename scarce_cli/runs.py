@@ -180,7 +180,7 @@ class MetricsLog:
         except OSError as error:
             raise as_resource_error(error, path) from error
 
-    def write(self, kind: str, values: Mapping[str, float | int | str]) -> None:
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
         """Add one line. Non-finite numbers become null: JSON has no NaN."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         try:

@@ -32,6 +32,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class OnCollapse(StrEnum):
+    """What follows when the encoder has collapsed."""
+
+    stop = "stop"
+    warn = "warn"
+    ignore = "ignore"
+
+
 class Wandb(StrEnum):
     """Whether to record with Weights & Biases."""
 
@@ -69,6 +77,10 @@ def pretrain(
     gpu_price: Annotated[
         float | None, typer.Option(min=0.0, help="Dollars an hour for one GPU. Default: the recipe's.")
     ] = None,
+    on_collapse: Annotated[
+        OnCollapse | None,
+        typer.Option(help="When the encoder collapses: stop with exit code 9, warn, or ignore. Default: the recipe's."),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard too, into the run's folder.")
     ] = False,
@@ -83,6 +95,7 @@ def pretrain(
     overrides += [] if init is None else [f"model.init={json.dumps(str(init), ensure_ascii=False)}"]
     overrides += [] if device is None else [f"run.device={device}"]
     overrides += [] if gpu_price is None else [f"run.gpu_price={gpu_price!r}"]
+    overrides += [] if on_collapse is None else [f"monitor.on_collapse={on_collapse}"]
     check_name(method)
     loaded = load_preset(preset, method, overrides)
     name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from scarce_cli.commands.console import harmless, progress_bar, stderr, warn
 from scarce_cli.engine.estimate import Estimate
-from scarce_cli.engine.job import Job, Observer, StepReport
+from scarce_cli.engine.job import Job, Look, Observer, StepReport
 from scarce_cli.engine.price import bytes_in_words, dollars, hours
+from scarce_cli.evaluation.collapse import Verdict
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

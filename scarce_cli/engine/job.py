@@ -11,6 +11,7 @@ from scarce_cli.data.cache import Cache
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.state import Identity
 from scarce_cli.engine.tracking import Mode
+from scarce_cli.evaluation.collapse import CollapseMetrics, Reading, Verdict
 from scarce_cli.methods.base import Method
 from scarce_cli.models.ranks import world_size
 from scarce_cli.runs import RunFolder
@@ -31,6 +32,16 @@ class StepReport:
     scalars: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one look at the encoder found."""
+
+    reading: Reading
+    verdict: Verdict
+    stops: bool  # the run is to end here
+    random: CollapseMetrics | None = None  # the random start, when it was measured now
+
+
 class Observer:
     """Whoever shows the run to a person. As it is, it shows nothing: for processes that do not speak to the user."""
 
@@ -42,6 +53,9 @@ class Observer:
 
     def stepped(self, report: StepReport) -> None:
         """After each step."""
+
+    def looked(self, look: Look) -> None:
+        """After each look at the encoder."""
 
     def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
         """After each epoch, with the means of its metrics."""

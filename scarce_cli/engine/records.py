@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from scarce_cli.engine.distributed import is_writer
 from scarce_cli.engine.estimate import Estimate
-from scarce_cli.engine.job import Job, StepReport
+from scarce_cli.engine.job import Job, Look, StepReport
 from scarce_cli.engine.seen import Seen
 from scarce_cli.engine.state import TrainState
 from scarce_cli.engine.tensorboard import TensorBoard
 from scarce_cli.engine.tracking import Tracker
 from scarce_cli.engine.views import Batches
 from scarce_cli.errors import ResourceError
+from scarce_cli.evaluation.collapse import RANDOM, READING, random_line, reading_line
 from scarce_cli.runs import MetricsLog, record_skipped
 
 _SPEED = "images_per_s"
@@ -75,6 +77,18 @@ class Records:
             self._seen.epoch(values)
         return values
 
+    def collapse(self, look: Look, *, epoch: float) -> None:
+        """What a look at the encoder found."""
+        if not self._writes:
+            return
+        if look.random is not None:
+            self._log.write(RANDOM, random_line(look.random))
+        line, verdict = reading_line(look.reading), look.verdict
+        self._write(READING, {**line, "epoch": epoch, "verdict": verdict.state, "failure": verdict.failure})
+        numbers = {f"collapse/{k}": v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
+        self._track(numbers, look.reading.step)
+        self._seen.verdict(verdict)
+
     def skipped(self, step: int, what: str) -> Sequence[str]:
         """A step that could not be taken, 1 the first: its batch is recorded. Returns the names of its films."""
         rows = self._batches.whole(step - 1)
@@ -107,7 +121,7 @@ class Records:
         for tracker in self._trackers:
             tracker.log(values, step)
 
-    def _write(self, kind: str, values: dict[str, float]) -> None:
+    def _write(self, kind: str, values: Mapping[str, Any]) -> None:
         self._log.write(kind, values)
         self._seen.add({"kind": kind, **values})
 

@@ -17,6 +17,7 @@ from scarce_cli.engine.reconstruct import Reconstructing
 from scarce_cli.engine.report import RunFacts, write_readme
 from scarce_cli.engine.state import TrainState
 from scarce_cli.errors import ResourceError
+from scarce_cli.evaluation.collapse import Verdict
 from scarce_cli.figures.history import History
 from scarce_cli.figures.training import draw_training
 from scarce_cli.models.ranks import world_size
@@ -35,6 +36,7 @@ class Seen:
         self._history = History(lines)
         self._estimate: Estimate | None = None
         self._last_epoch: Mapping[str, float] = _last_epoch(lines)
+        self._verdict: Verdict | None = None
         self._drawn = -math.inf  # when
         self._cost = 0.0  # seconds of the last drawing
         self._warned = False
@@ -53,6 +55,10 @@ class Seen:
         self._last_epoch = dict(values)
         if self._cost < _SHARE * (time.monotonic() - self._drawn):
             self._refresh("training")
+
+    def verdict(self, verdict: Verdict) -> None:
+        """What the last look at the encoder found."""
+        self._verdict = verdict
 
     def ended(self, how: str) -> None:
         """The end of the session, in words."""
@@ -117,6 +123,7 @@ class Seen:
             peak_bytes=None if estimate is None else estimate.peak_bytes,
             bad_steps=self._state.bad_steps,
             last_epoch=self._last_epoch,
+            verdict="" if self._verdict is None else self._verdict.in_words,
         )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from scarce_cli.engine.device import memory_guard
-from scarce_cli.engine.distributed import first_the_writer
+from scarce_cli.engine.distributed import as_the_writer, first_the_writer
 from scarce_cli.engine.guard import Guard
 from scarce_cli.engine.job import Job, Observer, StepReport
 from scarce_cli.engine.ledger import Entry, Ledger
 from scarce_cli.engine.measure import Gauge
+from scarce_cli.engine.monitor import Monitor
 from scarce_cli.engine.records import Records
 from scarce_cli.engine.saving import Saver
 from scarce_cli.engine.signals import StopRequest
@@ -20,7 +21,7 @@ from scarce_cli.engine.state import restore_newest
 from scarce_cli.engine.step import LOSS, OWN, STOP, Stepper
 from scarce_cli.engine.views import Batches, ViewMaker
 from scarce_cli.errors import Interrupted, Terminated, in_words
-from scarce_cli.evaluation.collapse import quick_metrics
+from scarce_cli.evaluation.collapse import Verdict, quick_metrics
 from scarce_cli.models.ranks import world_size
 
 
@@ -48,6 +49,7 @@ class Trainer:
         self._ledger = Ledger(job.device)
         self._gauge = Gauge(job, self.state, self.batches)
         self._asked_to_stop = False  # by any of several ranks, of which all hear at the same step
+        self._fallen: Verdict | None = None  # what ends the run
 
     def train(self) -> None:
         """Go to the end of the run.
@@ -58,6 +60,7 @@ class Trainer:
                 one step taken in the run.
             ResourceError: the device's memory or the disk is full.
             DamagedData: the cache was cut while it was read.
+            Collapsed: the monitor's verdict, with a checkpoint written, where the settings say that it stops a run.
         """
         if self.job.resume:
             self._resume()
@@ -68,6 +71,7 @@ class Trainer:
         self._saver = Saver(self.job, self.state, self.observer.warned, self.steps_per_epoch)
         records = Records(self.job, self.state, self.batches, self.observer.warned)
         self._guard = Guard(self.job, self.state, records.skipped)
+        self._monitor = Monitor(self.job, self.state, self.total_steps)
         try:
             self.observer.started(
                 total_steps=self.total_steps,
@@ -98,6 +102,7 @@ class Trainer:
             self.observer.warned(warning)
 
     def _loop(self, request: StopRequest, records: Records) -> None:
+        self._look(records, request)
         self._ledger.start()
         while self.state.step < self.total_steps:
             embeddings_ND = self._step(request)
@@ -106,6 +111,7 @@ class Trainer:
             if self.state.step % self.steps_per_epoch == 0:
                 self._hear(self._ledger.rest(), records, request)
                 self._end_epoch(embeddings_ND, records)
+            self._look(records, request)
             if self._saver.due:
                 self._hear(self._ledger.rest(), records, request)
                 self._saver.save_in_passing()
@@ -114,6 +120,21 @@ class Trainer:
                 self._stop(request.stop)
         if self._saver.behind:
             self._saver.save()
+        if self._fallen is not None:
+            raise self._monitor.error(self._fallen)
+
+    def _look(self, records: Records, request: StopRequest) -> None:
+        """When it is time: look at the encoder, and ask for the end of a run that has collapsed."""
+        if not self._monitor.due:
+            return
+        self._hear(self._ledger.rest(), records, request)
+        with memory_guard(self.job.config):
+            look = self._monitor.look()
+        records.collapse(look, epoch=self.state.step / self.steps_per_epoch)
+        self.observer.looked(look)
+        if look.stops:
+            self._fallen, request.stop = look.verdict, request.stop or Terminated()
+        self.state.seconds += self._ledger.start()  # it is paid for, but no part of a step
 
     def _step(self, request: StopRequest) -> Tensor | None:
         """Hand one step to the device; returns the method's embeddings, still there."""
@@ -137,6 +158,7 @@ class Trainer:
             report = self._report(entry)
             self.observer.stepped(report)
             records.step(report)
+            self._monitor.hear(report)
             if entry.values[STOP] > 0:
                 self._asked_to_stop = True
                 request.stop = request.stop or Terminated()
@@ -166,6 +188,8 @@ class Trainer:
     def _stop(self, signal: KeyboardInterrupt) -> None:
         if self._saver.behind:
             self._saver.save()
+        if as_the_writer(self._fallen is not None):  # it alone looks
+            raise self._monitor.error(self._fallen)
         raise Interrupted.by(
             signal,
             f"stopped after step {self.state.step} of {self.total_steps}; everything is in {self.job.run.last}",

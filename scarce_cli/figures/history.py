@@ -14,7 +14,7 @@ Values = NDArray[np.float64]
 
 _MOST = 500  # stretches
 _LARGEST = 1e100  # beyond any float32; the axes of a figure would overflow
-_PLACES = ("kind", "step", "epoch")  # where a line belongs; all else is measured
+_PLACES = ("kind", "step", "epoch", "progress")  # where a line belongs; all else is measured
 
 
 @dataclass
@@ -110,14 +110,14 @@ class History:
 
     def __init__(self, lines: Iterable[Mapping[str, Any]] = ()) -> None:
         """A run that goes on starts from what was logged: ``History(read_metrics(path))``."""
-        self._kinds = {"step": _Thinned(), "epoch": _Thinned()}
+        self._kinds = {"step": _Thinned(), "epoch": _Thinned(), "collapse": _Thinned()}
         for line in lines:
             self.add(line)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """One line; left out when it is not of kind "step" or "epoch", or names no epoch. None is not finite."""
+        """One line; left out when it is of another kind than "step", "epoch" and "collapse", or names no epoch. None is not finite."""
         place, kind = _number(line.get("epoch")), line.get("kind")
-        if math.isfinite(place) and kind in ("step", "epoch"):
+        if math.isfinite(place) and kind in self._kinds:
             numbers = {name: _number(v) for name, v in line.items() if name not in _PLACES and _is_value(v)}
             self._kinds[kind].add(place, numbers)
 
@@ -145,6 +145,10 @@ class History:
     def epochs(self, name: str) -> tuple[Values, Values]:
         """Epochs and values, at most 500; NaN where there was none."""
         return self._kinds["epoch"].means(name)
+
+    def looks(self, name: str) -> tuple[Values, Values]:
+        """Epochs and what was measured of the encoder, at most 500; NaN where it is undefined."""
+        return self._kinds["collapse"].means(name)
 
     def gaps(self, name: str) -> tuple[Values, int]:
         """Epochs at which ``name`` of a step was not finite, once for each stretch; and the number of such steps."""

@@ -26,6 +26,8 @@ _SPIKE = 2.0  # times the panel's height that they would need
 _MARGIN = 0.05  # of a panel's height, above and below
 _GROUPS = 3  # panels at most for what a method logs, and for what is measured once an epoch
 _SPREAD = {"relative_std": "relative std (0: all alike)", "mean_cosine": "mean cosine (1: all alike)"}
+_RANKS = {"effective_rank": "effective rank", "rankme": "RankMe"}
+_RECOGNISED = {"retrieval": "views found again (1: all)"}
 
 Panel = Callable[[Axes], None]
 
@@ -61,6 +63,14 @@ def _panels(history: History) -> list[Panel]:
     spread = [name for name in once if name in _SPREAD]
     if spread:
         panels.append(partial(_draw_spread, history=history, names=spread))
+    panels += [
+        partial(_draw_looks, history=history, title=title, names=shown)
+        for title, names in (
+            ("encoder: spread over fixed films", {**_SPREAD, **_RECOGNISED}),
+            ("encoder: rank", _RANKS),
+        )
+        if (shown := {name: label for name, label in names.items() if np.isfinite(history.looks(name)[1]).any()})
+    ]
     rest = [name for name in once if name not in _SPREAD]
     return panels + [partial(_draw_group, history=history, names=names) for names in _groups(history, rest)]
 
@@ -146,7 +156,21 @@ def _draw_spread(axis: Axes, history: History, names: Sequence[str]) -> None:
         ends += [*_finite(history, name)]
     margin = _MARGIN * (max(ends) - min(ends))
     axis.set_ylim(min(ends) - margin, max(ends) + margin)
-    _title(axis, "embeddings at the end of each epoch")
+    _title(axis, "last batch of each epoch, while training")
+    _legend(axis)
+
+
+def _draw_looks(axis: Axes, history: History, title: str, names: dict[str, str]) -> None:
+    """What was measured of the encoder in evaluation mode; dotted: at the start of the run."""
+    drawn = [0.0]
+    for number, (name, label) in enumerate(names.items()):
+        places, values = history.looks(name)
+        _line(axis, places, values, _colour(number), label)
+        axis.axhline(values[0], color=_colour(number), linewidth=0.8, linestyle=":")
+        drawn += [*values[np.isfinite(values)]]
+    margin = _MARGIN * (max(drawn) - min(drawn))
+    axis.set_ylim(min(drawn) - margin, max(drawn) + margin)
+    _title(axis, f"{title} (dotted: start)")
     _legend(axis)
 
 

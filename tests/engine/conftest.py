@@ -19,7 +19,7 @@ from scarce_cli.config import AugmentSettings, RunConfig, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.data.cache import open_cache
 from scarce_cli.engine.estimate import Estimate
-from scarce_cli.engine.job import Job, StepReport
+from scarce_cli.engine.job import Job, Look, StepReport
 from scarce_cli.engine.state import Identity
 from scarce_cli.engine.trainer import Trainer
 from scarce_cli.errors import Interrupted
@@ -108,6 +108,9 @@ class Listener:
     def stepped(self, report: StepReport) -> None:
         self.heard.append(("stepped", report))
 
+    def looked(self, look: Look) -> None:
+        self.heard.append(("looked", look))
+
     def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
         self.heard.append(("epoch", (epoch, values)))
 
@@ -124,10 +127,10 @@ class Listener:
 
 @pytest.fixture
 def make_job(dataset: Path, toy: type[Toy]) -> Callable[..., Job]:
-    """Jobs by the smoke preset with overrides: 48 films, 6 steps an epoch, 12 in all, unless changed."""
+    """Jobs by the smoke preset with overrides: 48 films, 6 steps an epoch, 12 in all, unless changed; not monitored."""
 
     def make(*overrides: str, method: str = "toy", out: str = "runs/a", **more: Any) -> Job:
-        preset = load_preset("smoke", "spark" if method == "toy" else method, overrides)
+        preset = load_preset("smoke", "spark" if method == "toy" else method, ("monitor.films=0", *overrides))
         config = validate(preset, RunConfig)
         kind = toy if method == "toy" else method_class(method)
         settings: Settings = ToySettings()

@@ -13,6 +13,7 @@ from scarce_cli.evaluation.collapse.geometry import (
     uniformity,
 )
 from scarce_cli.evaluation.collapse.lidar import lidar
+from scarce_cli.evaluation.collapse.log import RANDOM, READING, random_line, reading_line, readings_of
 from scarce_cli.evaluation.collapse.measures import CollapseMetrics, collapse_metrics, quick_metrics
 from scarce_cli.evaluation.collapse.reading import Reading
 from scarce_cli.evaluation.collapse.spectrum import (
@@ -25,9 +26,11 @@ from scarce_cli.evaluation.collapse.spectrum import (
     singular_values,
     spectrum,
 )
-from scarce_cli.evaluation.collapse.verdict import Verdict, verdict
+from scarce_cli.evaluation.collapse.verdict import Verdict, judge
 
 __all__ = [
+    "RANDOM",
+    "READING",
     "CollapseMetrics",
     "PowerLaw",
     "Reading",
@@ -38,16 +41,19 @@ __all__ = [
     "dimension_std",
     "effective_rank",
     "entropy_rank",
+    "judge",
     "l2_normalize",
     "lidar",
     "mean_pairwise_cosine",
     "numerical_rank",
     "power_law",
     "quick_metrics",
+    "random_line",
     "rankme",
+    "reading_line",
+    "readings_of",
     "retrieval",
     "singular_values",
     "spectrum",
     "uniformity",
-    "verdict",
 ]

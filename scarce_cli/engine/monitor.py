@@ -1,0 +1,187 @@
+"""Looks at the encoder while it trains: does it still tell films apart, does it learn, and if not, why not?
+
+What is looked at is a copy of the encoder that a checkpoint would keep, in evaluation mode, on the same films each
+time; nothing of the training knows of it. Looks are frequent at the beginning, when a failing run is cheapest to stop,
+and take less than a hundredth of the time of a run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from scarce_cli.engine.distributed import is_writer
+from scarce_cli.engine.job import Job, Look, StepReport
+from scarce_cli.engine.state import TrainState
+from scarce_cli.errors import Collapsed
+from scarce_cli.evaluation.collapse import CollapseMetrics, Reading, Verdict, collapse_metrics, judge, readings_of
+from scarce_cli.evaluation.features import NotFinite, extract_features, extract_view_features
+from scarce_cli.models.resnet import Encoder, build_encoder
+from scarce_cli.runs import read_metrics
+from scarce_cli.vitals import changes
+
+_PARTS = 50  # looks at a short run
+_SHARE = 0.009  # of a run's time that looking may take
+_AHEAD = 0.1  # of the run, whose share may be spent beforehand
+_VIEWS = 2  # of each film, beside the whole film
+_BATCH = 32  # films at once: little memory beside that of training
+
+
+class Monitor:
+    """Hears of every step, and looks when it is time. Of several ranks only one looks."""
+
+    def __init__(self, job: Job, state: TrainState, total_steps: int) -> None:
+        """Take up what an earlier session logged until ``state.step``."""
+        self._job, self._state, self._total_steps = job, state, total_steps
+        self._settings, self._expected = job.config.monitor, state.method.expectations()
+        self._on = bool(self._settings.films) and is_writer()
+        count = min(self._settings.films, len(job.cache.names))
+        drawn = np.random.default_rng(job.config.run.seed).permutation(len(job.cache.names))
+        self._rows = np.sort(drawn[:count])
+        lines = read_metrics(job.run.metrics) if self._on else []
+        self._random, self._readings = readings_of(line for line in lines if line.get("step", 0) <= state.step)
+        self._encoder: Encoder | None = None
+        self._sums: dict[str, _Sum] = {}
+        self._spent = 0.0  # seconds of this session's looks
+        self._tell()
+
+    def hear(self, report: StepReport) -> None:
+        """One step."""
+        if self._on:
+            for name, value in {"loss": report.loss, **report.scalars}.items():
+                self._sums.setdefault(name, _Sum()).add(value)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look: at the very beginning, at the end, and now and then."""
+        step, last = self._state.step, self._readings[-1].step if self._readings else -1
+        if not self._on or step == last:
+            return False
+        if last < 0 or step == self._total_steps:
+            return True
+        far = step - last >= min(self._settings.steps, max(1, self._total_steps // _PARTS))
+        whole = self._state.seconds / step * self._total_steps if step else 0.0
+        return far and self._spent <= _SHARE * (self._state.seconds + _AHEAD * whole)
+
+    def look(self) -> Look:
+        """Look now.
+
+        Raises:
+            DamagedData: the cache was cut.
+        """
+        begun, step = time.perf_counter(), self._state.step
+        new = None if self._random is not None else self._measure(self._random_start())
+        self._random = self._random or new
+        signals = {name: value for own in self._sums.items() for name, value in _said(*own).items()}
+        self._sums.clear()
+        features = new if new is not None and self._starts_there else self._features()
+        reading = Reading(step, step / self._total_steps, features, signals)
+        self._readings.append(reading)
+        verdict = self._judge(len(self._readings))
+        self._tell()
+        self._spent += time.perf_counter() - begun
+        return Look(reading, verdict, self._stops(verdict, reading), new)
+
+    def error(self, verdict: Verdict | None) -> Collapsed:
+        """What ends the run: the verdict with its evidence, and what to change. None: another rank knows it."""
+        step, config = self._state.step, self._job.config.model_dump(mode="json")
+        where = f"after step {step} of {self._total_steps}; everything is in {self._job.run.last}"
+        if verdict is None or verdict.failure is None:
+            return Collapsed(f"collapsed {where}", "see the messages of the first process")
+        wanted = changes(self._state.method.cures_for(verdict.failure, config), config)
+        remedy = [f"  {change}" for change in wanted]
+        if wanted:
+            remedy = ["start anew, in another folder, with these settings:", *remedy]
+        return Collapsed(
+            f"{verdict.failure} {where}\n{'; '.join(verdict.evidence)}",
+            "\n".join([*remedy, "to go on all the same: --resume --on-collapse warn"]),
+        )
+
+    def _judge(self, count: int) -> Verdict:
+        return judge(self._readings[:count], self._random, self._expected)
+
+    def _stops(self, verdict: Verdict, reading: Reading) -> bool:
+        """A single look may be mistaken, two in a row hardly."""
+        wanted = self._settings.on_collapse == "stop" and reading.progress >= self._settings.grace
+        twice = wanted and verdict.state == "collapsed" and len(self._readings) > 1
+        return twice and self._judge(len(self._readings) - 1).state == "collapsed"
+
+    def _features(self) -> CollapseMetrics | None:
+        """Of the encoder as it is; None when they are not finite, of which the guard and the loss say more."""
+        try:
+            return self._measure(self._copy())
+        except NotFinite:
+            return None
+
+    def _measure(self, encoder: Encoder) -> CollapseMetrics:
+        job, config = self._job, self._job.config
+        info = job.identity.info()
+        whole = extract_features(encoder, info, job.cache, self._rows, job.device, batch_size=_BATCH)
+        views = extract_view_features(
+            encoder,
+            info,
+            job.cache,
+            self._rows,
+            job.device,
+            augment=config.augment,
+            views=_VIEWS,
+            seed=config.run.seed,
+            batch_size=_BATCH,
+        )
+        return collapse_metrics(whole, views)
+
+    def _random_start(self) -> Encoder:
+        """What the seed draws, also for a run that starts from weights of a file."""
+        return build_encoder(self._job.config.model.backbone, seed=self._job.config.run.seed).eval()
+
+    @property
+    def _starts_there(self) -> bool:
+        """Whether the run stands at that start."""
+        model = self._job.config.model
+        return self._state.step == 0 and not model.init and not model.zero_init_residual
+
+    def _copy(self) -> Encoder:
+        """The encoder that a checkpoint would keep, apart from the one that is trained."""
+        if self._encoder is None:
+            self._encoder = build_encoder(self._job.config.model.backbone, seed=0).eval()
+        self._encoder.to(self._job.device)
+        self._encoder.load_state_dict(self._state.method.evaluation_encoder().state_dict())
+        return self._encoder
+
+    def _tell(self) -> None:
+        """For the checkpoint: what was seen, so that it can be judged wherever it is taken."""
+        self._state.vitals = {
+            "expected": self._expected.as_plain(),
+            "random": None if self._random is None else self._random.as_plain(),
+            "readings": [reading.as_plain() for reading in self._readings],
+        }
+
+
+@dataclass
+class _Sum:
+    """Of the finite values of one name."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    others: int = 0  # that were not finite
+
+    def add(self, value: float) -> None:
+        if not math.isfinite(value):
+            self.others += 1
+            return
+        self.count += 1
+        self.total += value
+        self.squares += value * value
+
+
+def _said(name: str, values: _Sum) -> dict[str, float]:
+    """The mean; of the loss its spread from step to step as well, and the share of steps where it was not finite."""
+    mean = values.total / values.count if values.count else math.nan
+    if name != "loss":
+        return {name: mean}
+    spread = math.sqrt(max(0.0, values.squares / values.count - mean**2)) if values.count else math.nan
+    return {name: mean, "loss_std": spread, "loss_bad": values.others / (values.count + values.others)}
