@@ -40,7 +40,7 @@ def dimensional(course: Course) -> Finding | None:
         return None
     low = _few_directions(found, course.random)
     signs = [sign for sign in (_copies(course), _dead(found)) if sign]
-    if low and (lost := _views_lost(found, course.random)):
+    if low and course.expected.spreads and (lost := _views_lost(found, course.random)):
         signs.append(lost)
     if not (low or signs):
         return None
@@ -80,6 +80,7 @@ def _dead(found: CollapseMetrics) -> str | None:
 
 
 def _views_lost(found: CollapseMetrics, random: CollapseMetrics | None) -> str | None:
+    """Asked only where the loss spreads films: one that paints what is hidden has no use for it, and loses views."""
     chance = None if random is None else random.retrieval
     if found.retrieval is None or chance is None or not found.retrieval < chance:
         return None

@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scarce_cli.evaluation.collapse import CollapseMetrics, Reading, Verdict
+from scarce_cli.evaluation.collapse import CollapseMetrics, Reading, Verdict, collapse_metrics, judge
 from scarce_cli.evaluation.collapse.thresholds import TABLE
-from scarce_cli.evaluation.collapse.verdict import judge
 from scarce_cli.vitals import Expectations, Failure
 
 STEADY = settings(max_examples=60, deadline=None, derandomize=True)
@@ -216,6 +215,35 @@ def test_constant_features_are_complete_collapse() -> None:
     assert judged([{"features": {"relative_std": 0.061}}] * 2, SPARK).state == "healthy"
 
 
+def measured(kind: str, films: int = 120) -> CollapseMetrics:
+    """Of drawn features and of two views that differ from them by a tenth of noise."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((films, 32))
+    x = {
+        "spread": x,
+        "constant": np.ones_like(x),
+        "nearly": 1 + 1e-4 * x,
+        "line": x[:, :1] * rng.standard_normal(32) + 3 * rng.standard_normal(32),
+    }[kind]
+    spread = x.std() if kind == "line" else x.std(axis=0).mean()
+    return collapse_metrics(x, x + 0.1 * spread * rng.standard_normal((2, films, 32)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "films", "state", "failure"),
+    [
+        ("spread", 120, "healthy", None),
+        ("spread", 3, "healthy", None),
+        ("constant", 120, "collapsed", Failure.COMPLETE),
+        ("nearly", 120, "collapsed", Failure.COMPLETE),  # its rank is as high as that of healthy features
+        ("line", 120, "collapsed", Failure.DIMENSIONAL),
+    ],
+)
+def test_features_are_judged_as_they_were_drawn(kind: str, films: int, state: str, failure: Failure | None) -> None:
+    verdict = judge([Reading(100, 1.0, measured(kind, films), {})], measured("spread", films), Expectations())
+    assert (verdict.state, verdict.failure) == (state, failure), verdict
+
+
 def test_one_reading_of_a_finished_run_is_enough_for_what_needs_no_trend() -> None:
     """A checkpoint that holds no readings is measured once."""
     for shape, state in (({"relative_std": 0.001}, "collapsed"), ({}, "healthy")):
@@ -240,6 +268,12 @@ def test_few_directions_need_a_second_sign(shape: dict[str, Any], off: float, st
     verdict = judged([{"off_diagonal": off, "on_diagonal": 30.0, "features": shape}] * 2, BARLOW)
     assert verdict.state == state, verdict
     assert verdict.failure is (None if state == "healthy" else Failure.DIMENSIONAL)
+
+
+def test_only_a_loss_that_spreads_films_is_to_find_their_views() -> None:
+    """SparK's features of real films find fewer other views than random ones, and are useful."""
+    rows = [{"features": {"effective_rank": 9.0, "retrieval": 0.1}}] * 2
+    assert [judged(rows, expected).state for expected in (BARLOW, SPARK)] == ["collapsed", "suspicious"]
 
 
 @pytest.mark.parametrize(
