@@ -1,8 +1,10 @@
-"""``scarce monitor-collapse``: does the encoder still tell films apart?"""
+"""``scarce monitor-collapse``: does the encoder still tell films apart, and if not, why not and what helps?"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,152 +13,242 @@ import typer
 from scarce_cli.commands.pretrain import Device
 
 if TYPE_CHECKING:
-    from scarce_cli.checkpoint import SavedEncoder
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from scarce_cli.checkpoint import EncoderInfo
+    from scarce_cli.commands.collapse_history import Checkpoint, History
+    from scarce_cli.commands.collapse_report import Found
     from scarce_cli.data.cache import Cache
-    from scarce_cli.evaluation.collapse import CollapseMetrics
-    from scarce_cli.figures.curves import CollapseCurve
+    from scarce_cli.evaluation.collapse import CollapseMetrics, Reading, Verdict
+    from scarce_cli.models.resnet import Encoder
+    from scarce_cli.vitals import Change
 
-_COLLAPSED = 9  # exit code: a verdict, not an error
-_WORST_FIRST = ("collapsed", "suspect", "healthy")
+_FAILED = 9  # exit code: a verdict, not an error
 
-Run = list["SavedEncoder"]  # checkpoints of one run, in the order given
+
+class FailOn(StrEnum):
+    """The mildest verdict that gives exit code 9."""
+
+    suspicious = "suspicious"
+    collapsed = "collapsed"
+    never = "never"
 
 
 def monitor_collapse(
     checkpoints: Annotated[
-        list[Path], typer.Argument(help="A checkpoint, several in order, or a run's folder (a curve).")
+        list[Path], typer.Argument(help="A checkpoint, several, or a run's folder (a curve over its epochs).")
     ],
     data: Annotated[
         Path | None, typer.Option(help="Prepared data set. Default: the one the checkpoint was trained on.")
     ] = None,
-    films: Annotated[int, typer.Option(min=2, help="Films to look at, drawn by the seed.")] = 2048,
+    images: Annotated[int, typer.Option(min=2, help="Films to look at, drawn by the seed.")] = 2048,
+    views: Annotated[
+        int, typer.Option(min=0, help="Random views of each film, drawn as in training; 0: whole films alone.")
+    ] = 2,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else on stdout.")] = False,
+    fail_on: Annotated[FailOn, typer.Option(help="The mildest verdict that gives exit code 9.")] = FailOn.collapsed,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for collapse.json and collapse.png. Default: the checkpoint's."),
+        typer.Option(help="Folder for collapse.json and collapse.png. Default: the checkpoint's run."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes which films are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes which films and views are drawn.")] = 0,
     device: Annotated[Device | None, typer.Option(help="Where to compute. Default: the GPU if there is one.")] = None,
 ) -> None:
-    """Measure how far films differ for an encoder, beside a random one. Exit code 9: collapsed."""
-    from scarce_cli.checkpoint import load_encoder
-    from scarce_cli.commands.inputs import open_data
+    """Say whether a run is healthy, suspicious or collapsed: how, by which numbers, and what to change.
+
+    Exit code 9: collapsed.
+    """
+    from scarce_cli.commands.inputs import compute_device, open_data
+    from scarce_cli.errors import UsageError
     from scarce_cli.files import make_folder
 
-    paths = _expand(checkpoints)
-    saved = [load_encoder(path) for path in paths]
-    cache = open_data(saved[-1].data, data)
-    runs = _by_run(saved)
-    curves = _measure(runs, cache, films, seed, device)
-    folder = out or _run_folder(paths[-1])
+    if views == 1:
+        raise UsageError(
+            "--views 1: a single view has no other to be found by", "--views 2, or 0 for whole films alone"
+        )
+    opened = [one for path in checkpoints for one in (_open_run(path) if path.is_dir() else [_open(path)])]
+    cache = open_data(opened[-1].saved.data, data)
+    looking = _Looking(cache, _draw(len(cache.names), images, seed), compute_device(device), views, seed)
+    folder = out or opened[-1].folder
     make_folder(folder)
-    _report(runs, curves, folder)
+    found = _look(_by_run(opened), looking)
+    _report(found, cache, seed, folder, as_json=json)
+    states = [one.verdict.state for one in found]
+    if fail_on is not FailOn.never and ("collapsed" in states or fail_on in states):
+        raise typer.Exit(_FAILED)
 
 
-def _expand(checkpoints: list[Path]) -> list[Path]:
-    """A run's folder stands for its snapshots, and for its last checkpoint where there are none."""
+def _open_run(folder: Path) -> list[Checkpoint]:
+    """A run's folder stands for its snapshots, and for its last checkpoint where that went further."""
     from scarce_cli.errors import UsageError
     from scarce_cli.runs import RunFolder
 
-    paths: list[Path] = []
-    for path in checkpoints:
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        run = RunFolder(path)
-        found = run.snapshots() or [p for p in (run.last,) if p.is_file()]
-        if not found:
-            raise UsageError(f"no checkpoint in {path}", "name a run's folder or a checkpoint such as last.pt")
-        paths.extend(found)
-    return paths
+    run = RunFolder(folder)
+    opened = [_open(path) for path in (*run.snapshots(), run.last) if path != run.last or path.is_file()]
+    if not opened:
+        raise UsageError(f"no checkpoint in {folder}", "name a run's folder or a checkpoint such as last.pt")
+    return opened[:-1] if len(opened) > 1 and opened[-1].step == opened[-2].step else opened
 
 
-def _run_folder(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent if checkpoint.parent.name == "encoders" else checkpoint.parent
+def _open(path: Path) -> Checkpoint:
+    from scarce_cli.checkpoint import encoder_of, load
+    from scarce_cli.commands.collapse_history import Checkpoint
+
+    payload, digest = load(path)
+    return Checkpoint(encoder_of(payload, digest, path), payload["origin"])
 
 
-def _by_run(saved: list[SavedEncoder]) -> dict[str, Run]:
-    """Checkpoints of different runs are different curves, each with a verdict of its own."""
-    runs: dict[tuple[Any, ...], Run] = {}
-    for one in saved:
-        runs.setdefault((_run_folder(one.path), one.method, one.info, one.seed), []).append(one)
-    names = [str(key[0]) for key in runs]
-    return {
-        str(folder) if names.count(str(folder)) == 1 else f"{folder} ({method}, {info.backbone}, seed {seed})": run
-        for (folder, method, info, seed), run in runs.items()
-    }
-
-
-def _measure(runs: dict[str, Run], cache: Cache, films: int, seed: int, device: Device | None) -> list[CollapseCurve]:
+def _draw(films: int, wanted: int, seed: int) -> NDArray[np.int64]:
     import numpy as np
 
+    return np.sort(np.random.default_rng(seed).permutation(films)[:wanted])
+
+
+def _by_run(opened: Sequence[Checkpoint]) -> list[tuple[str, list[Checkpoint]]]:
+    """Checkpoints of different runs are different curves, each with a verdict of its own; in the order of steps."""
+    runs: dict[tuple[Path, str, EncoderInfo, int], list[Checkpoint]] = {}
+    for one in opened:
+        runs.setdefault((one.folder, one.saved.method, one.saved.info, one.saved.seed), []).append(one)
+    folders = [key[0] for key in runs]
+    return [
+        (_name(*key, alone=folders.count(key[0]) == 1), sorted(run, key=lambda one: one.step))
+        for key, run in runs.items()
+    ]
+
+
+def _name(folder: Path, method: str, info: EncoderInfo, seed: int, *, alone: bool) -> str:
+    return str(folder) if alone else f"{folder} ({method}, {info.backbone}, {info.size} px, seed {seed})"
+
+
+@dataclass(frozen=True)
+class _Looking:
+    """What all encoders are shown."""
+
+    cache: Cache
+    rows: NDArray[np.int64]
+    device: torch.device
+    views: int
+    seed: int
+
+    def at(self, encoder: Encoder, one: Checkpoint, on_films: Any) -> tuple[CollapseMetrics, NDArray[np.float32]]:
+        """Metrics and features of an encoder that sees as ``one``'s does."""
+        from scarce_cli.evaluation.collapse import collapse_metrics
+        from scarce_cli.evaluation.features import extract_features, extract_view_features
+
+        seen = (encoder, one.saved.info, self.cache, self.rows, self.device)
+        whole = extract_features(*seen, on_films=on_films)
+        if not self.views_of(one):
+            return collapse_metrics(whole), whole
+        assert one.config is not None
+        views = extract_view_features(
+            *seen, augment=one.config.augment, views=self.views, seed=self.seed, on_films=on_films
+        )
+        return collapse_metrics(whole, views), whole
+
+    def views_of(self, one: Checkpoint) -> int:
+        """None without the augmentation of the training, or where its blur does not fit the encoder's size."""
+        if one.config is None or one.config.augment.blur_kernel[1] // 2 >= one.saved.info.size:
+            return 0
+        return self.views
+
+
+def _look(runs: Sequence[tuple[str, Sequence[Checkpoint]]], looking: _Looking) -> list[Found]:
     from scarce_cli.commands.console import progress_bar
-    from scarce_cli.commands.inputs import compute_device
-    from scarce_cli.evaluation.collapse import collapse_metrics
-    from scarce_cli.evaluation.features import extract_features, random_encoder, restore_encoder
-    from scarce_cli.figures.curves import CollapseCurve
+    from scarce_cli.evaluation.features import random_encoder, restore_encoder
 
-    where = compute_device(device)
-    count = min(films, len(cache.names))
-    rows = np.sort(np.random.default_rng(seed).permutation(len(cache.names))[:count])
+    passes = sum(sum(1 + looking.views_of(one) for one in (*run, run[-1])) for _, run in runs)
     with progress_bar("films") as bar:
-        task = bar.add_task("looking", total=count * sum(len(run) + 1 for run in runs.values()), note="")
+        task = bar.add_task("looking", total=len(looking.rows) * passes, note="")
 
-        def look(encoder: Any, one: SavedEncoder) -> CollapseMetrics:
-            return collapse_metrics(
-                extract_features(encoder, one.info, cache, rows, where, on_films=lambda n: bar.advance(task, n))
-            )
+        def look(encoder: Encoder, one: Checkpoint) -> tuple[CollapseMetrics, NDArray[np.float32]]:
+            return looking.at(encoder, one, lambda films: bar.advance(task, films))
 
-        return [
-            CollapseCurve(
-                name,
-                [float(one.epoch) for one in run],
-                [look(restore_encoder(one), one) for one in run],
-                look(random_encoder(run[-1]), run[-1]),
-            )
-            for name, run in runs.items()
-        ]
+        found = []
+        for name, run in runs:
+            metrics = []
+            for one in run:
+                measured, last = look(restore_encoder(one.saved), one)
+                metrics.append(measured)
+            random = look(random_encoder(run[-1].saved), run[-1])
+            found.append(_found(name, run, metrics, last, random, blind=looking.views_of(run[-1]) < looking.views))
+    return found
 
 
-def _report(runs: dict[str, Run], curves: list[CollapseCurve], folder: Path) -> None:
+def _found(
+    name: str,
+    run: Sequence[Checkpoint],
+    metrics: Sequence[CollapseMetrics],
+    last_ND: NDArray[np.float32],
+    random: tuple[CollapseMetrics, NDArray[np.float32]],
+    *,
+    blind: bool,
+) -> Found:
+    """``blind``: views were wanted, and could not be made."""
+    from scarce_cli.commands.collapse_history import read_history, with_measured
+    from scarce_cli.commands.collapse_report import Found
+
+    history = read_history(run[-1])
+    if blind:
+        history = replace(history, notes=(*history.notes, "no views: its settings are not those of this version"))
+    readings = with_measured(history.readings, list(zip(run, metrics, strict=True)))
+    verdict = _judge(history, readings, random[0], run[-1])
+    changes = _changes(history, verdict, run[-1])
+    return Found(name, run, metrics, random[0], last_ND, random[1], history, readings, verdict, changes)
+
+
+def _judge(history: History, readings: Sequence[Reading], random: CollapseMetrics, newest: Checkpoint) -> Verdict:
+    """Of what was measured now, and of what the run itself measured until shortly before: the worse one."""
+    from scarce_cli.commands.collapse_history import is_recent
+    from scarce_cli.commands.collapse_report import WORST_FIRST
+    from scarce_cli.evaluation.collapse import judge
+
+    now = judge(readings, random, history.expected)
+    if not is_recent(history.readings, newest):
+        return now
+    then = judge(history.readings, history.random, history.expected)
+    if WORST_FIRST.index(now.state) <= WORST_FIRST.index(then.state):
+        return now
+    return replace(then, evidence=(*then.evidence, "(as the run measured it itself while it went)"))
+
+
+def _changes(history: History, verdict: Verdict, newest: Checkpoint) -> list[Change]:
+    from scarce_cli.vitals import changes
+
+    if verdict.failure is None or history.kind is None:
+        return []
+    settings = newest.config.model_dump(mode="json") if newest.config else {}
+    return changes(history.kind.cures_for(verdict.failure, settings), settings)
+
+
+def _report(found: Sequence[Found], cache: Cache, seed: int, folder: Path, *, as_json: bool) -> None:
+    from scarce_cli.commands.collapse_report import as_curve, as_plain, show, warn_of, worst
     from scarce_cli.commands.console import say
-    from scarce_cli.commands.inputs import table
-    from scarce_cli.evaluation.collapse import verdict
-    from scarce_cli.figures.curves import draw_collapse
+    from scarce_cli.figures.collapse import draw_collapse
     from scarce_cli.files import write_json
 
-    found = []
-    for curve, run in zip(curves, runs.values(), strict=True):
-        state, reasons = verdict(curve.metrics, curve.random)
-        table(*_table(curve, run))
-        say(f"Verdict: {state} ({'; '.join(reasons)})")
-        found.append(_as_json(curve, run) | {"verdict": state, "reasons": reasons})
-    worst = min((str(run["verdict"]) for run in found), key=_WORST_FIRST.index)
-    write_json(folder / "collapse.json", {"verdict": worst, "runs": found})
-    draw_collapse(curves, folder / "collapse.png")
-    say(f"Written: {folder / 'collapse.json'}, {folder / 'collapse.png'}")
-    if worst == "collapsed":
-        raise typer.Exit(_COLLAPSED)
-
-
-def _table(curve: CollapseCurve, run: Run) -> tuple[str, list[str], list[list[str]]]:
-    rows = [["random initialisation", "-", *_cells(curve.random)]]
-    rows += [[one.path.name, str(one.epoch), *_cells(m)] for one, m in zip(run, curve.metrics, strict=True)]
-    title = f"{curve.name}: {run[-1].method}, {curve.random.films} films, {curve.random.dimensions} features"
-    return title, ["encoder", "epoch", "relative std", "mean cosine", "effective rank"], rows
-
-
-def _cells(m: CollapseMetrics) -> list[str]:
-    rank = "undefined" if m.effective_rank is None else f"{m.effective_rank:.1f}"
-    return [f"{m.relative_std:.3f}", f"{m.mean_cosine:.4f}", f"{rank} of {m.rank_cap}"]
-
-
-def _as_json(curve: CollapseCurve, run: Run) -> dict[str, Any]:
-    return {
-        "run": curve.name,
-        "method": run[-1].method,
-        "random_initialisation": asdict(curve.random),
-        "checkpoints": [
-            {"path": str(one.path), "sha256": one.digest, "epoch": one.epoch, **asdict(m)}
-            for one, m in zip(run, curve.metrics, strict=True)
-        ],
+    document = {
+        "verdict": worst(one.verdict.state for one in found),
+        "data": {"folder": str(cache.folder), "digest": cache.digest, "films": len(cache.names)},
+        "seed": seed,
+        "runs": [as_plain(one) for one in found],
     }
+    for one in found:
+        warn_of(one)
+        if not as_json:
+            show(one)
+    written = [folder / "collapse.json", folder / "collapse.png"]
+    write_json(written[0], document)
+    draw_collapse([as_curve(one) for one in found], written[1])
+    if as_json:
+        _print_json(document)
+    else:
+        say(f"Written: {written[0]}, {written[1]}")
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    """In ASCII, so that no terminal obeys or refuses a name in it."""
+    import json
+
+    typer.echo(json.dumps(document, indent=2))

@@ -1,18 +1,14 @@
-"""Line figures: few-shot learning curves and collapse over epochs."""
+"""Few-shot learning curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from scarce_cli.evaluation.collapse import CollapseMetrics
 from scarce_cli.evaluation.probe import Score
 from scarce_cli.figures.page import page, plain
 
@@ -79,53 +75,3 @@ def _legend(figure: Figure, axis: Axes) -> None:
     figure.set_size_inches(width, height + _LINE * (1 if side_by_side else len(lines)))
     columns = len(lines) if side_by_side else 1
     figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=columns)
-
-
-@dataclass(frozen=True)
-class CollapseCurve:
-    """One run: its checkpoints in order, and the random initialisation that it started from."""
-
-    name: str
-    epochs: Sequence[float]
-    metrics: Sequence[CollapseMetrics]
-    random: CollapseMetrics
-
-
-def draw_collapse(curves: Sequence[CollapseCurve], path: Path) -> None:
-    """Relative std, mean cosine and effective rank over epochs; dashed: random initialisation.
-
-    Raises ResourceError.
-    """
-    cap = max(curve.random.rank_cap for curve in curves)
-    panels: tuple[tuple[str, Callable[[CollapseMetrics], float], float], ...] = (
-        ("relative std (1: fills the sphere)", lambda m: m.relative_std, 0.0),
-        ("mean cosine of different films", lambda m: m.mean_cosine, 1.0),
-        (f"effective rank (at most {cap})", lambda m: math.nan if m.effective_rank is None else m.effective_rank, 0.0),
-    )
-    with page(path, 1, 3, size=(11, 3.5)) as (figure, axes):
-        for axis, (title, value, top) in zip(axes[0], panels, strict=True):
-            _draw_panel(axis, curves, value, top)
-            axis.set_title(title, fontsize=9)
-        _legend(figure, axes[0, 0])
-
-
-def _draw_panel(
-    axis: Axes, curves: Sequence[CollapseCurve], value: Callable[[CollapseMetrics], float], top: float
-) -> None:
-    drawn = [0.0, top]
-    for number, curve in enumerate(curves):
-        colour = _COLOURS[1 + number % (len(_COLOURS) - 1)]
-        values = [value(m) for m in curve.metrics]
-        axis.plot(curve.epochs, values, "o-", color=colour, label=curve.name)
-        dashed = _COLOURS[0] if len(curves) == 1 else colour
-        name = "random initialisation" if len(curves) == 1 else f"random initialisation of {curve.name}"
-        axis.axhline(value(curve.random), color=dashed, linestyle="--", label=name)
-        drawn += [*values, value(curve.random)]
-    low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
-    margin = 0.05 * (high - low or 1.0)
-    axis.set_ylim(low - margin, high + margin)
-    epochs = [epoch for curve in curves for epoch in curve.epochs]
-    beside = max(1.0, 0.05 * (max(epochs) - min(epochs)))
-    axis.set_xlim(min(epochs) - beside, max(epochs) + beside)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.set_xlabel("epoch")

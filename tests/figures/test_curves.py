@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +9,15 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scarce_cli.evaluation.collapse import CollapseMetrics
 from scarce_cli.evaluation.probe import Score
 from scarce_cli.evaluation.statistics import Estimate
-from scarce_cli.figures.curves import CollapseCurve, draw_collapse, draw_learning_curves
+from scarce_cli.figures.curves import draw_learning_curves
 
 HOSTILE = ["$\\frac{a}{b$", "_under_", "<script>", "line\nbreak", "x" * 400, "[red]x[/red]", "%s {0} \x1b[31m", "肺"]
 
 
 def score(finding: str, name: str, shots: int, auc: float, negative: str = "the rest") -> Score:
     return Score(finding, negative, name, shots, Estimate(auc, 0.05, auc - 0.1, auc + 0.1), None, 10, 20, 30)
-
-
-def metrics(std: float, cosine: float = 0.9, rank: float | None = 100.0) -> CollapseMetrics:
-    return CollapseMetrics(512, 2048, std / 2048**0.5, std, cosine, rank, 511)
 
 
 def is_png(path: Path) -> bool:
@@ -90,54 +84,3 @@ def test_hostile_names_are_shown_not_read(figures: list[Figure], tmp_path: Path)
     assert not any(
         text.get_parse_math() for text in figures[0].findobj(lambda artist: hasattr(artist, "get_parse_math"))
     )
-
-
-def test_collapse_is_drawn_beside_random(figures: list[Figure], tmp_path: Path) -> None:
-    run = CollapseCurve("runs/a", [1, 2, 3], [metrics(0.3), metrics(0.2), metrics(0.1)], metrics(0.25, 0.96, 30))
-    draw_collapse([run], tmp_path / "x.png")
-    assert is_png(tmp_path / "x.png")
-    std, cosine, rank = figures[0].axes
-    assert list(std.get_lines()[0].get_ydata()) == [0.3, 0.2, 0.1]
-    for axis, random in ((std, 0.25), (cosine, 0.96), (rank, 30)):
-        assert list(axis.get_lines()[1].get_ydata()) == [random, random]
-        low, high = axis.get_ylim()
-        values = [value for line in axis.get_lines() for value in line.get_ydata()]
-        assert low < 0 < high
-        assert low < min(values)
-        assert max(values) < high
-    assert rank.get_title() == "effective rank (at most 511)"
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["runs/a", "random initialisation"]
-
-
-def test_one_epoch_is_a_point_and_epochs_are_whole_numbers(figures: list[Figure], tmp_path: Path) -> None:
-    draw_collapse([CollapseCurve("a", [1], [metrics(0.3)], metrics(0.2))], tmp_path / "one.png")
-    draw_collapse([CollapseCurve("a", [1, 2], [metrics(0.3)] * 2, metrics(0.2))], tmp_path / "two.png")
-    for figure in figures:
-        for axis in figure.axes:
-            assert all(tick == round(tick) for tick in axis.get_xticks())
-
-
-def test_a_constant_encoder_leaves_a_gap_not_a_rank_of_nought(figures: list[Figure], tmp_path: Path) -> None:
-    dead = metrics(0.0, 1.0, None)
-    draw_collapse([CollapseCurve("a", [1, 2], [metrics(0.3), dead], metrics(0.2))], tmp_path / "x.png")
-    draw_collapse([CollapseCurve("a", [1], [dead], dead)], tmp_path / "y.png")
-    assert math.isnan(figures[0].axes[2].get_lines()[0].get_ydata()[1])
-    assert is_png(tmp_path / "y.png")
-
-
-def test_a_negative_cosine_is_in_the_picture(figures: list[Figure], tmp_path: Path) -> None:
-    draw_collapse([CollapseCurve("a", [1], [metrics(1.0, -0.2)], metrics(1.0, -0.1))], tmp_path / "x.png")
-    assert figures[0].axes[1].get_ylim()[0] < -0.2
-
-
-def test_several_runs_have_their_own_random(figures: list[Figure], tmp_path: Path) -> None:
-    names = [*HOSTILE, "b"]
-    draw_collapse(
-        [CollapseCurve(name, [1, 2], [metrics(0.3)] * 2, metrics(0.1 * n)) for n, name in enumerate(names)],
-        tmp_path / "x.png",
-    )
-    assert is_png(tmp_path / "x.png")
-    lines = figures[0].axes[0].get_lines()
-    assert len(lines) == 2 * len(names)
-    assert len(figures[0].legends[0].get_texts()) == len(lines)
-    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
