@@ -88,11 +88,11 @@ def _first(value: Any) -> Any:
 _CURES: Mapping[Failure, Sequence[Cure]] = {
     Failure.COMPLETE: (
         at_most("optimizer.weight_decay", _DECAY, "decay alone draws all features to one point"),
-        Cure("optimizer.decay_all", False, "decayed norm scales end at nought, and the features with them"),
+        Cure("optimizer.decay_all", False, "decay pulls norm scales to nought, and the features with them"),
     ),
     Failure.DIMENSIONAL: (
         at_most("optimizer.weight_decay", _DECAY, "decay takes the weakest directions first"),
-        Cure("optimizer.decay_all", False, "decayed norm scales end at nought, and their directions with them"),
+        Cure("optimizer.decay_all", False, "decay pulls norm scales to nought, and directions with them"),
     ),
     Failure.FADING: (
         at_least("augment.crop_scale", [0.5, 1.0], "in small crops films of one kind look alike"),
@@ -100,7 +100,7 @@ _CURES: Mapping[Failure, Sequence[Cure]] = {
         at_most("augment.contrast", 0.1, "strong jitter unlearns what tells films apart"),
     ),
     Failure.SHRINKING: (
-        Cure("optimizer.decay_all", False, "decayed norm scales make features shorter at every step"),
+        Cure("optimizer.decay_all", False, "decayed norm scales shorten features at every step"),
         at_most("optimizer.weight_decay", _DECAY, "less decay, longer features"),
     ),
     Failure.DIVERGED: (
@@ -186,7 +186,7 @@ class Method(nn.Module, ABC):
             cures += _slower(known) if failure is Failure.DIVERGED else []
         first: dict[str, Cure] = {}
         for cure in cures:
-            first.setdefault(cure.key, cure)
+            first.setdefault(cure.key, Cure(cure.key, cure.to, cure.why))
         return list(first.values())
 
     def check_batch(self, films: int) -> None:

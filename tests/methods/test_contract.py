@@ -25,6 +25,7 @@ from scarce_cli.methods import TABLE, check_name, method_class
 from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.models.resnet import Encoder, build_encoder
 from scarce_cli.presets import load_preset, preset_names, validate
+from scarce_cli.vitals import Expectations
 
 BUILT = list(TABLE)
 SPARSE = ("data.size=64", "method.masking=sparse", "method.patch=32", "method.decoder_width=32", "optimizer.lr=0.01")
@@ -168,6 +169,14 @@ def test_what_a_step_returns_holds_no_graph(start: Start) -> None:
         assert output.embeddings_ND.ndim == 2
         assert not output.embeddings_ND.requires_grad
         assert torch.isfinite(output.embeddings_ND).all()
+
+
+def test_what_a_method_expects_is_of_scalars_that_it_gives(start: Start) -> None:
+    training = start()
+    given = {"loss", *training.step().scalars}
+    expected = training.method.expectations()
+    assert expected.blind.keys() <= given
+    assert Expectations.from_plain(json.loads(json.dumps(expected.as_plain()))) == expected
 
 
 def test_the_encoder_to_keep_is_an_encoder_with_its_own_names(start: Start) -> None:
