@@ -9,16 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_SAFE = 1e-200  # a sum of squares from here to its inverse has neither underflowed nor overflowed
 _ROWS = 512  # films that are compared with all others at once
 _ROUNDINGS = 16  # of its dtype, which a feature gathers on its way through a network
 
 
 def l2_normalize(x_ND: Floats) -> Floats:
     """Rows of length 1, however long they were; a zero row stays zero."""
-    largest = np.abs(x_ND).max(axis=1, keepdims=True)
-    scaled = x_ND / np.where(largest > 0, largest, 1.0)  # so that no square underflows or overflows
-    norms = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return scaled / np.where(norms > 0, norms, 1.0)
+    squares = np.einsum("nd,nd->n", x_ND, x_ND)
+    if squares.min() < _SAFE or not squares.max() < 1 / _SAFE:
+        largest = np.abs(x_ND).max(axis=1, keepdims=True)
+        x_ND = x_ND / np.where(largest > 0, largest, 1.0)
+        squares = np.einsum("nd,nd->n", x_ND, x_ND)
+    return x_ND / np.sqrt(np.where(squares > 0, squares, 1.0))[:, None]
 
 
 def dimension_std(x_ND: NDArray[np.floating], *, unbiased: bool = True) -> Floats:

@@ -47,7 +47,8 @@ def spectrum(x_ND: NDArray[np.floating], *, centred: bool) -> Floats:
     matrix to hold that, they come from a singular value decomposition.
     """
     x, scale = _prepared(x_ND, centred=centred)
-    x = x[:, np.any(x != 0, axis=0)]  # a dead dimension is a zero without rounding
+    alive = x.any(axis=0)
+    x = x if alive.all() else x[:, alive]  # a dead dimension is a zero without rounding
     n, d = x.shape
     gram = x.T @ x if d < n else x @ x.T
     values = np.sqrt(torch.linalg.eigvalsh(torch.from_numpy(gram)).numpy()[::-1].clip(min=0.0))
@@ -119,8 +120,8 @@ def is_constant(deviations_ND: Floats, x_ND: Floats, dtype: np.dtype[np.floating
 
 def _prepared(x_ND: NDArray[np.floating], *, centred: bool) -> tuple[Floats, float]:
     """The features over a power of two near the largest, so that no square overflows, and that power."""
-    scale = np.ldexp(1.0, np.frexp(np.abs(x_ND).max())[1] - 1)
-    x = np.asarray(x_ND, np.float64) / scale
+    scale = np.ldexp(1.0, np.frexp(max(x_ND.max(), -x_ND.min()))[1] - 1)
+    x = np.divide(x_ND, scale, dtype=np.float64)
     if centred:
         deviations = x - x.mean(axis=0)
         x = np.zeros_like(x) if is_constant(deviations, x, x_ND.dtype) else deviations
