@@ -8,8 +8,8 @@ schedules need neither epochs nor steps of the recipe.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -70,6 +70,11 @@ class CureWhere(Cure):
     needed: Callable[[Any], bool]
 
 
+@dataclass(frozen=True)
+class CureBy(Cure):
+    """A cure relative to what the run has: ``to`` is the factor. Nothing where that is not known, or 0."""
+
+
 def at_least(key: str, to: Any, why: str) -> CureWhere:
     """A cure for what is lower; of lists the first number counts."""
     return CureWhere(key, to, why, lambda now: _first(now) < _first(to))
@@ -84,9 +89,14 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+def _slower(why: str) -> tuple[Cure, ...]:
+    return tuple(CureBy(f"optimizer.{name}", 0.1, why) for name in ("lr", "lr_1d"))
+
+
 # For any method, after its own.
 _CURES: Mapping[Failure, Sequence[Cure]] = {
     Failure.COMPLETE: (
+        *_slower("steps that are too large leave units dead"),
         at_most("optimizer.weight_decay", _DECAY, "decay alone draws all features to one point"),
         Cure("optimizer.decay_all", False, "decay pulls norm scales to nought, and the features with them"),
     ),
@@ -105,10 +115,11 @@ _CURES: Mapping[Failure, Sequence[Cure]] = {
     ),
     Failure.DIVERGED: (
         CureWhere("run.precision", "bf16", "holds numbers as large as float32", lambda now: now == "fp16"),
-        CureWhere("run.precision", "fp32", "nothing is rounded away", lambda now: now == "bf16"),
+        *_slower("a tenth of what diverged"),
         CureWhere("optimizer.clip_norm", _CLIP, "one bad batch moves little", lambda now: now == 0 or now > _CLIP),
         Cure("optimizer.clip_each", 0.0, "clip_norm is stricter"),
         at_least("schedule.warmup_epochs", 1.0, "the first steps are the wildest"),
+        CureWhere("run.precision", "fp32", "nothing is rounded away", lambda now: now == "bf16"),
     ),
     Failure.NOT_LEARNING: (
         Cure("optimizer.name", "adamw", "needs the least tuning"),
@@ -176,17 +187,16 @@ class Method(nn.Module, ABC):
         """What to change in the recipe of a run that failed so, the most likely first; each key once.
 
         The method's own ``cures``, then those for any method. With the run's ``settings`` (plain values by section,
-        as in a recipe) only what it does not have yet, and never against the direction that helps; a rate that
-        diverged becomes a tenth. Without them, all; of two for the same key the first.
+        as in a recipe) only what it does not have yet, and never against the direction that helps. Without them, all
+        that do not depend on them; of two for the same key the first.
         """
-        cures: list[Cure] = [*cls.cures.get(failure, ()), *_CURES.get(failure, ())]
+        known = dict(settings or {})
         if settings is not None:
-            known = {**settings, "method": {**_defaults(cls.settings_type), **settings.get("method", {})}}
-            cures = [cure for cure in cures if _is_needed(cure, known)]
-            cures += _slower(known) if failure is Failure.DIVERGED else []
+            known["method"] = {**_defaults(cls.settings_type), **known.get("method", {})}
         first: dict[str, Cure] = {}
-        for cure in cures:
-            first.setdefault(cure.key, Cure(cure.key, cure.to, cure.why))
+        for cure in (*cls.cures.get(failure, ()), *_CURES.get(failure, ())):
+            if (needed := _needed(cure, known)) is not None:
+                first.setdefault(cure.key, needed)
         return list(first.values())
 
     def check_batch(self, films: int) -> None:
@@ -230,17 +240,14 @@ def _defaults(settings_type: type[Settings]) -> dict[str, Any]:
     return defaults
 
 
-def _is_needed(cure: Cure, settings: Mapping[str, Any]) -> bool:
-    """Whether the run has another value. A setting that is not known may be anything."""
+def _needed(cure: Cure, settings: Mapping[str, Any]) -> Cure | None:
+    """The plain cure, unless the run has it already. A setting that is not known may be anything."""
     section, _, key = cure.key.partition(".")
     part = settings.get(section, {})
+    now, plain = part.get(key), Cure(cure.key, cure.to, cure.why)
+    if isinstance(cure, CureBy):
+        return replace(plain, to=float(f"{now * cure.to:.3g}")) if now else None
     if key not in part:
-        return True
-    return part[key] != cure.to and (not isinstance(cure, CureWhere) or cure.needed(part[key]))
-
-
-def _slower(settings: Mapping[str, Any]) -> Iterable[Cure]:
-    rates = settings.get("optimizer", {})
-    for name in ("lr", "lr_1d"):
-        if rates.get(name):
-            yield Cure(f"optimizer.{name}", float(f"{rates[name] / 10:.3g}"), "a tenth of what diverged")
+        return plain
+    fine = now == cure.to or (isinstance(cure, CureWhere) and not cure.needed(now))
+    return None if fine else plain
