@@ -17,15 +17,23 @@ from scarce_cli.engine.distributed import is_writer
 from scarce_cli.engine.job import Job, Look, StepReport
 from scarce_cli.engine.state import TrainState
 from scarce_cli.errors import Collapsed
-from scarce_cli.evaluation.collapse import CollapseMetrics, Reading, Verdict, collapse_metrics, judge, readings_of
+from scarce_cli.evaluation.collapse import (
+    CollapseMetrics,
+    Reading,
+    Verdict,
+    collapse_metrics,
+    is_confirmed,
+    judge,
+    readings_of,
+)
 from scarce_cli.evaluation.features import NotFinite, extract_features, extract_view_features
 from scarce_cli.models.resnet import Encoder, build_encoder
 from scarce_cli.runs import read_metrics
 from scarce_cli.vitals import changes
 
 _PARTS = 50  # looks at a short run
-_SHARE = 0.009  # of a run's time that looking may take
-_AHEAD = 0.1  # of the run, whose share may be spent beforehand
+_SHARE = 0.008  # of a run's time that measuring may take
+_AHEAD = 0.25  # of the run, whose share may be spent beforehand: together a hundredth
 _VIEWS = 2  # of each film, beside the whole film
 _BATCH = 32  # films at once: little memory beside that of training
 
@@ -56,18 +64,16 @@ class Monitor:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to look: at the very beginning, at the end, and now and then."""
+        """Whether it is time for a reading: at the very beginning, at the end, and now and then."""
         step, last = self._state.step, self._readings[-1].step if self._readings else -1
         if not self._on or step == last:
             return False
         if last < 0 or step == self._total_steps:
             return True
-        far = step - last >= min(self._settings.steps, max(1, self._total_steps // _PARTS))
-        whole = self._state.seconds / step * self._total_steps if step else 0.0
-        return far and self._spent <= _SHARE * (self._state.seconds + _AHEAD * whole)
+        return step - last >= min(self._settings.steps, max(1, self._total_steps // _PARTS))
 
     def look(self) -> Look:
-        """Look now.
+        """Take a reading now. What the method says costs nothing; the features are measured when there is time for it.
 
         Raises:
             DamagedData: the cache was cut.
@@ -77,13 +83,13 @@ class Monitor:
         self._random = self._random or new
         signals = {name: value for own in self._sums.items() for name, value in _said(*own).items()}
         self._sums.clear()
-        features = new if new is not None and self._starts_there else self._features()
+        features = new if new is not None and self._starts_there else self._features() if self._has_time else None
         reading = Reading(step, step / self._total_steps, features, signals)
         self._readings.append(reading)
-        verdict = self._judge(len(self._readings))
+        verdict = judge(self._readings, self._random, self._expected)
         self._tell()
         self._spent += time.perf_counter() - begun
-        return Look(reading, verdict, self._stops(verdict, reading), new)
+        return Look(reading, verdict, self._stops(reading), new)
 
     def error(self, verdict: Verdict | None) -> Collapsed:
         """What ends the run: the verdict with its evidence, and what to change. None: another rank knows it."""
@@ -100,14 +106,16 @@ class Monitor:
             "\n".join([*remedy, "to go on all the same: --resume --on-collapse warn"]),
         )
 
-    def _judge(self, count: int) -> Verdict:
-        return judge(self._readings[:count], self._random, self._expected)
+    @property
+    def _has_time(self) -> bool:
+        """Whether measuring stays below its share of the run's time; the end of a run is always measured."""
+        step, seconds = self._state.step, self._state.seconds
+        whole = seconds / step * self._total_steps if step else 0.0
+        return step in (0, self._total_steps) or self._spent <= _SHARE * (seconds + _AHEAD * whole)
 
-    def _stops(self, verdict: Verdict, reading: Reading) -> bool:
-        """A single look may be mistaken, two in a row hardly."""
+    def _stops(self, reading: Reading) -> bool:
         wanted = self._settings.on_collapse == "stop" and reading.progress >= self._settings.grace
-        twice = wanted and verdict.state == "collapsed" and len(self._readings) > 1
-        return twice and self._judge(len(self._readings) - 1).state == "collapsed"
+        return wanted and is_confirmed(self._readings, self._random, self._expected)
 
     def _features(self) -> CollapseMetrics | None:
         """Of the encoder as it is; None when they are not finite, of which the guard and the loss say more."""

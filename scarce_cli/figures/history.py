@@ -115,7 +115,7 @@ class History:
             self.add(line)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """One line; left out when it is of another kind than "step", "epoch" and "collapse", or names no epoch. None is not finite."""
+        """One line; left out when it is no step, epoch or collapse, or names no epoch. None is not finite."""
         place, kind = _number(line.get("epoch")), line.get("kind")
         if math.isfinite(place) and kind in self._kinds:
             numbers = {name: _number(v) for name, v in line.items() if name not in _PLACES and _is_value(v)}

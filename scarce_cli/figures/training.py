@@ -26,8 +26,10 @@ _SPIKE = 2.0  # times the panel's height that they would need
 _MARGIN = 0.05  # of a panel's height, above and below
 _GROUPS = 3  # panels at most for what a method logs, and for what is measured once an epoch
 _SPREAD = {"relative_std": "relative std (0: all alike)", "mean_cosine": "mean cosine (1: all alike)"}
-_RANKS = {"effective_rank": "effective rank", "rankme": "RankMe"}
-_RECOGNISED = {"retrieval": "views found again (1: all)"}
+_LOOKS = {  # what is measured of the encoder, by panel
+    "encoder on fixed films": {**_SPREAD, "retrieval": "views found again (1: all)"},
+    "encoder: rank": {"effective_rank": "effective rank", "rankme": "RankMe"},
+}
 
 Panel = Callable[[Axes], None]
 
@@ -65,10 +67,7 @@ def _panels(history: History) -> list[Panel]:
         panels.append(partial(_draw_spread, history=history, names=spread))
     panels += [
         partial(_draw_looks, history=history, title=title, names=shown)
-        for title, names in (
-            ("encoder: spread over fixed films", {**_SPREAD, **_RECOGNISED}),
-            ("encoder: rank", _RANKS),
-        )
+        for title, names in _LOOKS.items()
         if (shown := {name: label for name, label in names.items() if np.isfinite(history.looks(name)[1]).any()})
     ]
     rest = [name for name in once if name not in _SPREAD]

@@ -34,7 +34,7 @@ from scarce_cli.checkpoint import load
 from scarce_cli.config import AugmentSettings, MonitorSettings, Settings
 from scarce_cli.data.augment import View
 from scarce_cli.errors import Diverged
-from scarce_cli.evaluation.collapse import Verdict, judge, readings_of
+from scarce_cli.evaluation.collapse import Verdict, is_confirmed, judge, readings_of
 from scarce_cli.methods import TABLE
 from scarce_cli.methods.base import Method, Progress, StepOutput, ViewSpec
 from scarce_cli.methods.settings import SETTINGS
@@ -59,25 +59,25 @@ class Case:
     batch: int = 32
 
 
-SMALL = ("data.size=64", "run.log_steps=1", "monitor.films=128", "monitor.steps=20")
+SMALL = ("data.size=64", "run.log_steps=1", "monitor.films=64", "monitor.steps=10")
 CASES = {
     "moco": Case(HEALTHY, "moco"),
-    "barlow": Case(HEALTHY, "barlow", batch=64),
+    "barlow": Case(HEALTHY, "barlow"),
     "dino": Case(HEALTHY, "dino"),
     "spark": Case(HEALTHY, "spark"),
-    "published": Case(Failure.UNIFORM_TEACHER, "dino", preset="cpu-published", batch=64),
+    "published": Case(Failure.UNIFORM_TEACHER, "dino", preset="cpu-published"),
     "uncentred": Case(
         Failure.ONE_HOT_TEACHER,
         "dino",
         ("method.centring=centre", "method.centre_momentum=1.0", "method.head_batch_norm=false"),
     ),
     "no-stop": Case(Failure.COMPLETE, "agree"),
-    "diagonal": Case(Failure.DIMENSIONAL, "barlow", ("method.lambd=0.0",), batch=64),
+    "diagonal": Case(Failure.DIMENSIONAL, "barlow", ("method.lambd=0.0",)),
     "one-group": Case(
         Failure.LEAKAGE, "moco", ("method.bn_splits=1", "method.shuffle_keys=false", "method.queue=64")
     ),
     "no-rate": Case(Failure.NOT_LEARNING, "spark", ("optimizer.lr=1.0e-30", "schedule.warmup_epochs=0")),
-    "overflow": Case(Failure.DIVERGED, "barlow", ("run.precision=fp16", "data.std=1.0e-6"), batch=64),
+    "overflow": Case(Failure.DIVERGED, "barlow", ("run.precision=fp16", "data.std=1.0e-6")),
 }  # fmt: skip
 
 
@@ -218,14 +218,11 @@ def _called(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         return found | {"called": Failure.DIVERGED, "step": last, "evidence": ("the run ended by itself",)}
     random, readings = readings_of(read_metrics(folder / "metrics.jsonl"))
     expected = Expectations.from_plain(load(folder / "last.pt")[0]["origin"]["vitals"]["expected"])
-    before = False
     worst = Verdict("healthy", None, ())
-    for count in range(1, len(readings) + 1):
+    for count, reading in enumerate(readings, 1):
         verdict = judge(readings[:count], random, expected)
-        now = verdict.state == "collapsed" and readings[count - 1].progress >= MonitorSettings().grace
-        if now and before:
-            return found | {"called": verdict.failure, "step": readings[count - 1].step, "evidence": verdict.evidence}
-        before = verdict.state == "collapsed"
+        if reading.progress >= MonitorSettings().grace and is_confirmed(readings[:count], random, expected):
+            return found | {"called": verdict.failure, "step": reading.step, "evidence": verdict.evidence}
         worst = verdict if verdict.state != "healthy" else worst
     return found | {"called": HEALTHY, "step": readings[-1].step, "evidence": worst.evidence}
 

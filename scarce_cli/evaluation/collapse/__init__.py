@@ -26,7 +26,7 @@ from scarce_cli.evaluation.collapse.spectrum import (
     singular_values,
     spectrum,
 )
-from scarce_cli.evaluation.collapse.verdict import Verdict, judge
+from scarce_cli.evaluation.collapse.verdict import Verdict, is_confirmed, judge
 
 __all__ = [
     "RANDOM",
@@ -41,6 +41,7 @@ __all__ = [
     "dimension_std",
     "effective_rank",
     "entropy_rank",
+    "is_confirmed",
     "judge",
     "l2_normalize",
     "lidar",

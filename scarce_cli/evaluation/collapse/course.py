@@ -41,6 +41,11 @@ class Course:
         """Of the reading to be judged."""
         return self.now.features
 
+    @property
+    def last_measured(self) -> CollapseMetrics | None:
+        """The newest features: between two looks at them, the method may say what is new."""
+        return self.measured[-1] if self.measured else None
+
     @cached_property
     def measured(self) -> tuple[CollapseMetrics, ...]:
         """The features of all readings that have any, oldest first."""

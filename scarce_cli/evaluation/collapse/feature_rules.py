@@ -34,17 +34,18 @@ def complete(course: Course) -> Finding | None:
 
 
 def dimensional(course: Course) -> Finding | None:
-    """The features use few directions, and another sign says that they are too few."""
-    found = course.features
-    if found is None:
-        return None
+    """The features use few directions, and another sign says that they are too few; or the embedding has only one."""
+    found, correlation = course.last_measured, _correlation(course)
+    if found is None or (course.features is None and correlation is None):
+        return None  # nothing new
     low = _few_directions(found, course.random)
     signs = [sign for sign in (_copies(course), _dead(found)) if sign]
     if low and course.expected.spreads and (lost := _views_lost(found, course.random)):
         signs.append(lost)
     if not (low or signs):
         return None
-    state: State = "collapsed" if low and signs else "suspicious"
+    certain = (low and signs) or (correlation or 0.0) >= limit("copied")
+    state: State = "collapsed" if certain else "suspicious"
     return Finding(Failure.DIMENSIONAL, state, "; ".join([_directions(found, course.random), *signs]))
 
 
@@ -64,13 +65,19 @@ def _few_directions(found: CollapseMetrics, random: CollapseMetrics | None) -> b
 
 def _copies(course: Course) -> str | None:
     """From the correlation matrix of the embedding: the mean square of its D (D - 1) entries off the diagonal."""
-    size, off = course.blind("on_diagonal"), course.signal("off_diagonal")
-    if size is None or size <= 1 or off is None or off < limit("copies") * size * (size - 1):
+    found = _correlation(course)
+    if found is None or found < limit("copies"):
         return None
     return (
-        f"off_diagonal {off:.4g}: the embedding's dimensions correlate with a mean square of "
-        f"{off / (size * (size - 1)):.2f} (0: each says something else, 1: copies)"
+        f"off_diagonal {course.signal('off_diagonal'):.4g}: the embedding's dimensions correlate with a mean square of "
+        f"{found:.2f} (0: each says something else, 1: copies)"
     )
+
+
+def _correlation(course: Course) -> float | None:
+    """Mean square between two dimensions of the embedding."""
+    size, off = course.blind("on_diagonal"), course.signal("off_diagonal")
+    return None if size is None or size <= 1 or off is None else off / (size * (size - 1))
 
 
 def _dead(found: CollapseMetrics) -> str | None:

@@ -87,7 +87,7 @@ def leakage(course: Course) -> Finding | None:
     accuracies = [course.signal("infonce_accuracy", back) for back in (0, 1)]
     if any(accuracy is None or accuracy < limit("solved") for accuracy in accuracies):
         return None
-    found = None if course.features is None else course.features.retrieval
+    found = None if course.last_measured is None else course.last_measured.retrieval
     chance = None if course.random is None else course.random.retrieval
     if found is None or chance is None or accuracies[0] is None or accuracies[0] - found < limit("gap"):
         return None

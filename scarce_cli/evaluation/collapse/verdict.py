@@ -79,6 +79,21 @@ def judge(readings: Sequence[Reading], random: CollapseMetrics | None, expected:
     return Verdict(findings[0].state, findings[0].failure, tuple(finding.evidence for finding in findings))
 
 
+def is_confirmed(readings: Sequence[Reading], random: CollapseMetrics | None, expected: Expectations) -> bool:
+    """Whether the last reading says collapsed, and the one before that could tell does too.
+
+    A single reading may be mistaken, two hardly. One without features says nothing against a collapse. Arguments as
+    `judge`.
+    """
+    for count in range(len(readings), 0, -1):
+        said = judge(readings[:count], random, expected).state == "collapsed"
+        if count < len(readings) and (said or readings[count - 1].features is not None):
+            return said
+        if not said and count == len(readings):
+            return False
+    return False
+
+
 def _healthy(course: Course, early: bool) -> tuple[str, ...]:
     said = [f"too early to tell: {course.now.progress:.1%} of the run"] if early else []
     if (found := course.features) is not None:
