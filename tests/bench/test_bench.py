@@ -66,6 +66,20 @@ def test_throughput_at_toy_size(
     assert "moving average" in capsys.readouterr().out
 
 
+def test_collapse_at_toy_size(bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All ways find the same, but near collapse, where only float64 finds what is true."""
+    module = bench("collapse")
+    x = module.draw(60, 40)
+    found = {name: way(x) for name, way in module.WAYS.items()}
+    near, true = module.near_collapse(300, 40)
+    for name, (rank, cosine) in found.items():
+        assert rank == pytest.approx(found["ours, float64"][0], rel=1e-4), name
+        assert cosine == pytest.approx(found["ours, float64"][1], abs=0.02), name
+        assert (abs(module.WAYS[name](near)[0] / true - 1) < 1e-3) == (name == "ours, float64"), name
+    run(module, monkeypatch, "--films", "20", "--dimensions", "10", "--rounds", "2")
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 2 * len(found)
+
+
 @pytest.mark.slow
 def test_gpu_bench_checks_itself_where_there_is_no_gpu_and_a_lack_of_memory_is_a_result(
     bench: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
