@@ -278,7 +278,10 @@ def fake_run(dataset: Path, tmp_path: Path, fake_in_table: None, scarce: Callabl
 def test_a_new_method_needs_one_line_in_the_table(fake_run: Path, scarce: Callable) -> None:
     """Engine, checkpoints and evaluation work for a method that they have never heard of."""
     lines = [json.loads(line) for line in (fake_run / "metrics.jsonl").read_text().splitlines()]
-    assert {"loss", "bias"} <= lines[0].keys()
+    steps, looks = ([line for line in lines if line["kind"] == kind] for kind in ("step", "collapse"))
+    assert {"loss", "bias"} <= steps[0].keys()
+    assert looks[0]["step"] == 0
+    assert {"loss", "bias"} <= looks[-1]["signals"].keys()
     done = scarce("monitor-collapse", fake_run / "last.pt")
     assert done.code in (0, 9), done.err
     done = scarce("visualize", "fake", fake_run / "last.pt")
