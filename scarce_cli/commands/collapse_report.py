@@ -89,6 +89,8 @@ def show(found: Found) -> None:
         for change in found.changes:
             say(f"  {change}")
         say(f"Start anew: {command(found)}")
+    elif found.verdict.failure is not None:
+        say("What to change is not known: the recipe has all that is known to help already.")
 
 
 def _table(found: Found) -> tuple[list[str], list[list[str]]]:
@@ -130,8 +132,12 @@ def _signals_in_words(found: Found) -> str:
     blind, said = found.history.expected.blind, found.readings[-1].signals
     names = [name for name in sorted(blind, key=lambda name: name != "loss") if name in said]
     names = [name for name in names if name == "loss" or said[name] != said.get("loss")]  # another name for it
-    shown = [f"{name} {said[name]:.4g} ({blind[name]:.4g})" for name in names]
+    shown = [f"{name} {_finite(said[name])} ({blind[name]:.4g})" for name in names]
     return f"Signals (in brackets: where films are not told apart): {', '.join(shown)}" if shown else ""
+
+
+def _finite(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "not finite"
 
 
 def command(found: Found) -> str:

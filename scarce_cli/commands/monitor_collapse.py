@@ -75,9 +75,12 @@ def monitor_collapse(
     make_folder(folder)
     found = _look(_by_run(opened), looking)
     _report(found, cache, seed, folder, as_json=json)
-    states = [one.verdict.state for one in found]
-    if fail_on is not FailOn.never and ("collapsed" in states or fail_on in states):
-        raise typer.Exit(_FAILED)
+    raise typer.Exit(_exit_code([one.verdict.state for one in found], fail_on))
+
+
+def _exit_code(states: Sequence[str], fail_on: FailOn) -> int:
+    failed = fail_on is not FailOn.never and ("collapsed" in states or fail_on in states)
+    return _FAILED if failed else 0
 
 
 def _open_run(folder: Path) -> list[Checkpoint]:
