@@ -44,6 +44,16 @@ class Checkpoint:
         except _ODD:
             return None
 
+    def settings(self, kind: type[Method]) -> dict[str, Any] | None:
+        """The same as plain values by section, those of its method checked as well; None where either does not fit."""
+        if self.config is None:
+            return None
+        try:
+            own = kind.settings_type.model_validate_json(json.dumps(self.config.method))
+        except ValueError:
+            return None
+        return self.config.model_dump(mode="json") | {"method": own.model_dump(mode="json")}
+
     @property
     def step(self) -> int:
         """Steps done."""
@@ -127,8 +137,9 @@ def with_measured(
 
 
 def is_recent(readings: Sequence[Reading], newest: Checkpoint) -> bool:
-    """Whether the run looked at its own features shortly before a checkpoint, so that its own verdict counts."""
-    return bool(readings) and readings[-1].features is not None and newest.progress - readings[-1].progress <= _RECENT
+    """Whether the run looked at its own features, and went on shortly before a checkpoint: its own verdict counts."""
+    looked = any(reading.features is not None for reading in readings)
+    return looked and newest.progress - readings[-1].progress <= _RECENT
 
 
 def _vitals(one: Checkpoint, notes: list[str]) -> tuple[Expectations | None, CollapseMetrics | None, list[Reading]]:

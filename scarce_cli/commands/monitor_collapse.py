@@ -221,8 +221,8 @@ def _changes(history: History, verdict: Verdict, newest: Checkpoint) -> list[Cha
 
     if verdict.failure is None or history.kind is None:
         return []
-    settings = newest.config.model_dump(mode="json") if newest.config else {}
-    return changes(history.kind.cures_for(verdict.failure, settings), settings)
+    settings = newest.settings(history.kind)
+    return changes(history.kind.cures_for(verdict.failure, settings), settings or {})
 
 
 def _report(found: Sequence[Found], cache: Cache, seed: int, folder: Path, *, as_json: bool) -> None:

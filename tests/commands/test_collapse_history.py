@@ -13,7 +13,7 @@ from scarce_cli.checkpoint import EncoderInfo, SavedEncoder
 from scarce_cli.commands.collapse_history import Checkpoint, History, is_recent, read_history, with_measured
 from scarce_cli.config import RunConfig
 from scarce_cli.evaluation.collapse import CollapseMetrics, Reading, judge, random_line, reading_line
-from scarce_cli.methods import settings_class
+from scarce_cli.methods import method_class, settings_class
 from scarce_cli.presets import load_preset, validate
 from scarce_cli.vitals import Expectations, Failure
 
@@ -211,6 +211,16 @@ def test_odd_settings_and_places_are_borne(tmp_path: Path) -> None:
     assert one(tmp_path, step=3).progress == 0.25
 
 
+def test_settings_are_given_only_where_those_of_the_method_fit_too() -> None:
+    kind = method_class("dino")
+    assert one().settings(kind) == settings()
+    assert one(settings={}).settings(kind) is None
+    odd = settings()
+    odd["method"] |= {"outputs": "many"}
+    assert one(settings=odd).config is not None
+    assert one(settings=odd).settings(kind) is None
+
+
 def test_what_is_measured_now_wins() -> None:
     now, said = features(0.5), readings({"loss": 4.0}, {"loss": 3.0})
     merged = with_measured(said, [(one(step=7), now), (one(step=9), now)])
@@ -233,5 +243,7 @@ def test_ranks_of_other_numbers_of_films_are_not_mixed() -> None:
 def test_the_run_s_own_verdict_counts_while_it_is_recent() -> None:
     assert is_recent(readings(SAID, SAID), one(step=8))
     assert not is_recent(readings(SAID, SAID), one(step=9))
-    assert not is_recent([Reading(8, 8 / 12, None, SAID)], one(step=8))
+    signals_alone = Reading(8, 8 / 12, None, SAID)
+    assert not is_recent([signals_alone], one(step=8))
+    assert is_recent([*readings(SAID), signals_alone], one(step=9))
     assert not is_recent([], one(step=8))
