@@ -64,7 +64,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def test_a_probe_imports_no_method_and_methods_do_not_import_each_other() -> None:
-    for path in (PACKAGE / "evaluation").glob("*.py"):
+    for path in (PACKAGE / "evaluation").rglob("*.py"):
         assert not [name for name in _imports(path) if ".methods" in name], path
     for path in (PACKAGE / "methods").glob("[a-z]*.py"):
         others = {f"scarce_cli.methods.{p.stem}" for p in path.parent.glob("[a-z]*.py")} - {
