@@ -46,7 +46,7 @@ class CollapseMetrics:
     std: float
 
     # The same of the L2-normalised features, times sqrt(D): 1 when they fill the sphere evenly, 0 when all films are
-    # alike or their features are zero. With a mean cosine c it is about sqrt(1 - c).
+    # alike or their features are zero. At most sqrt(1 - mean_cosine), which it is where all dimensions vary alike.
     relative_std: float
 
     # Dimensions in which all films have the same value, up to rounding.

@@ -93,9 +93,9 @@ def power_law(x_ND: NDArray[np.floating], centred_M: Floats) -> PowerLaw | None:
     """alpha-ReQ: the exponent of the eigenvalues of the covariance (Agrawal et al., 2022, arXiv 2202.05808).
 
     A straight line through log eigenvalue over log index i by least squares with the weights 1/i, which give every
-    octave of the index the same say. From i = 6 to 100 as in the authors' package (reptrix, ``get_alpha``): the paper
-    names no range, and its scripts begin at 4 or 6 and end at 50 or 100. The fit ends before the first eigenvalue that
-    may be rounding.
+    octave of the index the same say, as in the authors' code (fastssl). From i = 6 to 100 as in their package (reptrix,
+    ``get_alpha``); their scripts also begin at 4 or end at 50. The fit ends before the first eigenvalue that may be
+    rounding.
 
     Args:
         centred_M: the singular values of the centred features, largest first.

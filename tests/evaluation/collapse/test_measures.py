@@ -79,6 +79,7 @@ def test_every_measure_is_what_its_definition_says(name: str) -> None:
     assert (found.films, found.dimensions) == x.shape
     assert found.dead_dimensions == (16 if name == "half the dimensions dead" else 0)
     assert found.rank_cap == min(len(x) - 1, x.shape[1])
+    assert found.relative_std**2 <= 1 - found.mean_cosine + 1e-12
 
 
 @STEADY
