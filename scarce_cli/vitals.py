@@ -90,4 +90,9 @@ def changes(cures: Iterable[Cure], settings: Mapping[str, Any]) -> list[Change]:
 
 def _written(value: Any) -> str:
     """As in a recipe, on one line and without spaces, which a shell would split at."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, float):
+        mantissa, e, exponent = repr(value).partition("e")  # a number needs its point there: 1e-3 is text
+        return mantissa + ("" if "." in mantissa else ".0") + e + exponent
+    return value if isinstance(value, str) else json.dumps(value)

@@ -43,6 +43,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return Verdict("healthy", None, ("all is well",))
 
         monkeypatch.setattr(monitor, "judge", judge)
+        monkeypatch.setattr("scarce_cli.evaluation.collapse.verdict.judge", judge)
 
     return give
 
@@ -84,10 +85,13 @@ def test_nothing_of_the_training_knows_of_it(train: Callable, same: Callable, un
     assert same(watched.weights, alone.weights)
 
 
-def test_looking_is_rare_when_it_takes_long(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_is_rare_when_it_takes_long(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "_SHARE", 0.0)
-    trained = train(*WATCHED, method="barlow")
-    assert [look.reading.step for look in trained.listener.all("looked")] == [0, 12]
+    monkeypatch.setattr(monitor, "_PARTS", 3)
+    looks = train(*WATCHED, method="barlow").listener.all("looked")
+    assert [look.reading.step for look in looks] == [0, 4, 8, 12]
+    assert [look.reading.features is not None for look in looks] == [True, False, False, True]
+    assert all("on_diagonal" in look.reading.signals for look in looks[1:])  # which costs nothing
 
 
 def test_log_and_checkpoint_hold_every_reading_and_a_resumed_run_goes_on_with_them(

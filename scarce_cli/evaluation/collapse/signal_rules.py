@@ -82,6 +82,25 @@ def _same_answer(failure: Failure, mean: float, told: float, top: float) -> Find
     )
 
 
+def constant_output(course: Course) -> Finding | None:
+    """What the loss sees of the network is constant: it reads as when all films are alike, and never varies.
+
+    The features before it may differ still: where its output is constant, no gradient reaches them.
+    """
+    blind, loss, spread = course.blind("loss"), course.signal("loss"), course.signal("loss_std")
+    if not course.expected.spreads or blind is None or loss is None or spread is None:
+        return None
+    far = limit("exactly blind") * max(1.0, abs(blind))
+    if abs(loss - blind) > far or spread > far:
+        return None
+    return Finding(
+        Failure.COMPLETE,
+        "collapsed",
+        f"the loss is {loss:.5g}, that of a network to which all films are alike ({blind:.5g}), and varies by "
+        f"{spread:.1g} from step to step: what it sees of the network is constant",
+    )
+
+
 def leakage(course: Course) -> Finding | None:
     """The task is solved in training, and the network in evaluation mode does not recognise a film's other view."""
     accuracies = [course.signal("infonce_accuracy", back) for back in (0, 1)]

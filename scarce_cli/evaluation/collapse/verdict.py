@@ -47,6 +47,7 @@ RULES = (
     Rule(signal_rules.diverged, None),
     Rule(signal_rules.teacher, "learning"),
     Rule(feature_rules.complete),
+    Rule(signal_rules.constant_output),
     Rule(signal_rules.leakage),
     Rule(feature_rules.dimensional),
     Rule(feature_rules.fading),
