@@ -25,6 +25,7 @@ _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#
 _GREY = "#7f7f7f"
 _STATES = {"healthy": "#1a7f37", "suspicious": "#b35900", "collapsed": "#c00000"}
 _STYLES = ("-", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # of several signals in one panel; dashes are for chance
+_FEW = 3  # points: fewer are no line
 _SIGNALS = 3  # panels at most for what the method says
 _TITLE, _PANEL, _NAME, _LABEL = 110, 46, 60, 30  # characters over the page, over a panel, of a run, of a signal
 _LETTER, _LINE = 0.065, 0.17  # inches of the legend's 8 point letters
@@ -117,7 +118,7 @@ def _draw_measure(
         axis.axhline(value(curve.random), color=dashed, linestyle="--", linewidth=1.2, label=name)
         # A rank depends on the number of films, so only looks at as many are on its scale.
         looks = [(e, value(m)) for e, m in curve.looks if value is not _rank or m.films == curve.random.films]
-        if looks:
+        if len(looks) >= _FEW:
             label = "during the run" if len(curves) == 1 else f"during {curve.name}"
             axis.plot(*zip(*looks, strict=True), color=colour, linewidth=0.9, alpha=0.6, label=label)
         drawn += [*values, value(curve.random), *(v for _, v in looks)]
@@ -128,35 +129,42 @@ def _draw_measure(
 
 def _signals(curves: Sequence[CollapseCurve]) -> list[Panel]:
     """Panels of signals that mean the same: those that read alike where films are not told apart."""
-    groups: dict[str, list[str]] = {}
-    for curve in curves:
-        for name in curve.signals:
-            if (name in curve.blind or name == "loss") and not _repeats_loss(curve, name):
-                names = groups.setdefault(f"{curve.blind.get(name, math.nan):.4g}", [])
-                names += [] if any(name in known for known in groups.values()) else [name]
-    return [partial(_draw_signals, curves, names) for names in [g for g in groups.values() if g][:_SIGNALS]]
+    levels = dict.fromkeys(level for curve in curves for level in _by_level(curve))
+    return [partial(_draw_signals, curves, level) for level in list(levels)[:_SIGNALS]]
 
 
-def _repeats_loss(curve: CollapseCurve, name: str) -> bool:
-    return name != "loss" and "loss" in curve.signals and np.array_equal(curve.signals[name], curve.signals["loss"])
+def _by_level(curve: CollapseCurve) -> dict[str, list[str]]:
+    """Names of signals by what they read where films are not told apart; the loss counts where that is not known."""
+    levels: dict[str, list[str]] = {}
+    for name in sorted(curve.signals, key=lambda name: name != "loss"):
+        repeats = name != "loss" and curve.signals[name] == curve.signals.get("loss")
+        if (name in curve.blind or name == "loss") and not repeats:
+            levels.setdefault(f"{curve.blind.get(name, math.nan):.4g}", []).append(name)
+    return levels
 
 
-def _draw_signals(curves: Sequence[CollapseCurve], names: Sequence[str], axis: Axes) -> None:
-    drawn: list[float] = []
+def _draw_signals(curves: Sequence[CollapseCurve], level: str, axis: Axes) -> None:
+    names = list(dict.fromkeys(name for curve in curves for name in _by_level(curve).get(level, ())))
+    drawn: list[float] = [float(level)]
     places: list[float] = []
+    known = set()
     for number, curve in enumerate(curves):
-        for style, name in zip(_STYLES, names, strict=False):
-            if name not in curve.signals:
-                continue
+        for name in _by_level(curve).get(level, ()):
+            style = names.index(name)
             epochs, values = curve.signals[name]
-            colour = _colour(number) if len(curves) > 1 else _colour(_STYLES.index(style))
-            marker = "." if len(epochs) < 3 else ""
-            label = plain(name, _LABEL) if number == 0 or name not in curves[0].signals else None
-            axis.plot(epochs, values, linestyle=style, color=colour, linewidth=1.2, marker=marker, label=label)
+            axis.plot(
+                epochs,
+                values,
+                linestyle=_STYLES[style % len(_STYLES)],
+                color=_colour(number if len(curves) > 1 else style),
+                linewidth=1.2,
+                marker="." if len(epochs) < _FEW else "",
+                label=plain(name, _LABEL) if name not in known else None,
+            )
+            known.add(name)
             drawn, places = [*drawn, *values], [*places, *epochs]
-        for level in {curve.blind[name] for name in names if name in curve.blind and name in curve.signals}:
-            axis.axhline(level, color=_colour(number) if len(curves) > 1 else _GREY, linestyle="--", linewidth=1.2)
-            drawn.append(level)
+    if math.isfinite(float(level)):
+        axis.axhline(float(level), color=_GREY, linestyle="--", linewidth=1.2)
     _fit(axis, drawn)
     _epochs_below(axis, places)
     axis.set_title("signals (dashed: films not told apart)", fontsize=9)

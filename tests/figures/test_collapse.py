@@ -98,12 +98,13 @@ def test_the_title_is_the_verdict_in_its_colour(sketch: list[Figure], tmp_path: 
 
 
 def test_looks_of_the_run_itself_are_thin_and_ranks_only_of_as_many_films(sketch: list[Figure], tmp_path: Path) -> None:
-    looks = [(0.5, metrics(0.21, films=12)), (0.7, metrics(0.22, films=12))]
+    looks = [(epoch, metrics(0.2 + epoch / 10, films=12)) for epoch in (0.5, 0.7, 0.9)]
     draw_collapse([curve(looks=looks)], tmp_path / "x.png")
     draw_collapse([curve(looks=[(e, metrics(m.std)) for e, m in looks])], tmp_path / "y.png")
     for figure, ranks in zip(sketch, (2, 3), strict=True):
         line = figure.axes[STD].get_lines()[2]
-        assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.5, 0.7], [0.21, 0.22])
+        assert list(line.get_xdata()) == [0.5, 0.7, 0.9]
+        assert list(line.get_ydata()) == pytest.approx([0.25, 0.27, 0.29])
         assert line.get_linewidth() < figure.axes[STD].get_lines()[0].get_linewidth()
         assert len(figure.axes[RANK].get_lines()) == ranks
         assert figure.axes[STD].get_xlim()[0] < 0.5
@@ -128,8 +129,12 @@ def test_signals_stand_beside_what_they_are_where_films_are_not_told_apart(
     assert len({str(line.get_linestyle()) for line in (*lines, dashed)}) == 3
     assert list(dashed.get_ydata()) == [3.5, 3.5]
     assert panels[0].get_ylim()[1] > 3.5
+    other = curve("b", signals={"loss": ([0, 1], [30.0, 20.0])}, blind={"loss": 32.0})
+    draw_collapse([curve(signals=signals, blind=blind), other], tmp_path / "z.png")  # other scales, other panels
+    panels = [axis for axis in sketch[1].axes if axis.get_title().startswith("signals")]
+    assert [axis.get_lines()[-1].get_ydata()[0] for axis in panels] == [3.5, 0.0, 32.0]
     draw_collapse([curve(signals={"loss": ([1], [2.0])})], tmp_path / "y.png")
-    (panel,) = [axis for axis in sketch[1].axes if axis.get_title().startswith("signals")]
+    (panel,) = [axis for axis in sketch[2].axes if axis.get_title().startswith("signals")]
     assert len(panel.get_lines()) == 1  # nothing is known of it, so that there is no dashed line
 
 
