@@ -50,7 +50,7 @@ def test_the_panels_show_what_was_logged(figures: list[Figure], tmp_path: Path) 
     assert is_png(tmp_path / "x.png")
     panels = shown(figures)
     assert [*panels] == [
-        "loss (faint: steps)", "learning rate", "images per second", "embeddings at the end of each epoch",
+        "loss (faint: steps)", "learning rate", "images per second", "last batch of each epoch, while training",
     ]  # fmt: skip
     steps, means = panels["loss (faint: steps)"].get_lines()
     assert len(steps.get_xdata()) == 40
@@ -59,12 +59,12 @@ def test_the_panels_show_what_was_logged(figures: list[Figure], tmp_path: Path) 
     np.testing.assert_allclose(means.get_ydata(), [1.75, 1.5, 1.25, 1.0])
     (rate,) = panels["learning rate"].get_lines()
     np.testing.assert_allclose(rate.get_ydata(), 1e-3 * np.arange(1, 41) / 40)
-    std, cosine = panels["embeddings at the end of each epoch"].get_lines()
+    std, cosine = panels["last batch of each epoch, while training"].get_lines()
     np.testing.assert_array_equal(std.get_xdata(), [1, 2, 3, 4])
     np.testing.assert_allclose(std.get_ydata(), [0.5, 0.25, 1 / 6, 0.125])
     np.testing.assert_allclose(cosine.get_ydata(), [0.6, 0.8, 1 - 0.4 / 3, 0.9])
     assert figures[0].get_suptitle() == "spark, preset l4"
-    low, high = panels["embeddings at the end of each epoch"].get_ylim()
+    low, high = panels["last batch of each epoch, while training"].get_ylim()
     assert low < 0
     assert high > 1
     assert panels["images per second"].get_ylim()[0] == 0
@@ -180,7 +180,25 @@ def test_whatever_is_measured_once_an_epoch_is_drawn_at_its_end(figures: list[Fi
     rank = shown(figures)["effective rank"].get_lines()[-1]
     np.testing.assert_array_equal(rank.get_xdata(), [1, 2, 3, 4])
     np.testing.assert_array_equal(rank.get_ydata(), [299, 298, 297, 296])
-    assert shown(figures)["embeddings at the end of each epoch"].get_ylim()[0] < -0.2
+    assert shown(figures)["last batch of each epoch, while training"].get_ylim()[0] < -0.2
+
+
+def test_what_was_measured_of_the_encoder_is_drawn_beside_its_start(figures: list[Figure], tmp_path: Path) -> None:
+    looks = [
+        {"kind": "collapse", "step": 10 * n, "epoch": 1.0 * n, "progress": n / 4, "relative_std": 0.1 + 0.1 * n}
+        | ({} if n == 2 else {"effective_rank": None if n == 3 else 80.0 - n, "rankme": 20.0})
+        for n in range(5)
+    ]
+    draw_training(History([*lines(40, 10), *looks]), tmp_path / "x.png", title="x")
+    spread, start = shown(figures)["encoder on fixed films (dotted: start)"].get_lines()
+    np.testing.assert_array_equal(spread.get_xdata(), range(5))
+    np.testing.assert_allclose(spread.get_ydata(), [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert start.get_linestyle() == ":"
+    assert set(start.get_ydata()) == {0.1}
+    rank, first, rankme, _ = shown(figures)["encoder: rank (dotted: start)"].get_lines()
+    np.testing.assert_array_equal(rank.get_ydata(), [80.0, 79.0, math.nan, math.nan, 76.0])
+    assert set(first.get_ydata()) == {80.0}
+    assert len(rankme.get_xdata()) == 5
 
 
 def test_a_value_that_comes_and_goes_leaves_gaps(figures: list[Figure], tmp_path: Path) -> None:
