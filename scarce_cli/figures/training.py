@@ -164,9 +164,10 @@ def _draw_looks(axis: Axes, history: History, title: str, names: dict[str, str])
     drawn = [0.0]
     for number, (name, label) in enumerate(names.items()):
         places, values = history.looks(name)
-        _line(axis, places, values, _colour(number), label)
-        axis.axhline(values[0], color=_colour(number), linewidth=0.8, linestyle=":")
-        drawn += [*values[np.isfinite(values)]]
+        seen = np.isfinite(values)  # between two looks only the method's own signals are read
+        _line(axis, places[seen], values[seen], _colour(number), label)
+        axis.axhline(values[seen][0], color=_colour(number), linewidth=0.8, linestyle=":")
+        drawn += [*values[seen]]
     margin = _MARGIN * (max(drawn) - min(drawn))
     axis.set_ylim(min(drawn) - margin, max(drawn) + margin)
     _title(axis, f"{title} (dotted: start)")

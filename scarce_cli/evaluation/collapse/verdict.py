@@ -97,7 +97,7 @@ def is_confirmed(readings: Sequence[Reading], random: CollapseMetrics | None, ex
 
 def _healthy(course: Course, early: bool) -> tuple[str, ...]:
     said = [f"too early to tell: {course.now.progress:.1%} of the run"] if early else []
-    if (found := course.features) is not None:
+    if (found := course.last_measured) is not None:
         rank = "undefined" if found.effective_rank is None else f"{found.effective_rank:.1f} of {found.rank_cap}"
         said.append(
             f"films are told apart: relative std {found.relative_std:.3f}, mean cosine {found.mean_cosine:.3f}, "
