@@ -37,16 +37,17 @@ class Expectations:
 
     blind: Mapping[str, float] = field(default_factory=dict)
     spreads: bool = True  # the loss pushes the features of different films apart: a mean cosine near 1 is a failure
+    rises: frozenset[str] = frozenset()  # of ``blind``: scalars that grow with what is learned; below is no better
 
     def as_plain(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"blind": dict(self.blind), "spreads": self.spreads}
+        return {"blind": dict(self.blind), "spreads": self.spreads, "rises": sorted(self.rises)}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Expectations:
         """What `as_plain` gave. Raises TypeError, ValueError, AttributeError or KeyError for anything else."""
         blind = {str(name): float(value) for name, value in values["blind"].items()}
-        return cls(blind, bool(values["spreads"]))
+        return cls(blind, bool(values["spreads"]), frozenset(map(str, values.get("rises", ()))))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import typer
 
 _SIZE = 128  # px, of the films drawn
 _PREPARED = 64  # px, of the films prepared
+_LOOKED_AT = 512  # films, for the collapse report: enough, and some seconds
 _STAGE = 3  # of the ResNet: at 64 px the last one sees 2 x 2 places, and SparK's decoder hardly needs it
 _TEST_FRACTION = 0.4  # of the patients: few films, so a larger part is tested on than the probe's usual fifth
 
@@ -75,7 +76,7 @@ def _draw(out: Path, films: int, seed: int) -> None:
 def _walk(out: Path, epochs: int | None, seed: int) -> Path:
     """The six commands, as a user would give them; returns the run's folder."""
     from scarce_cli.commands.cache import cache
-    from scarce_cli.commands.monitor_collapse import monitor_collapse
+    from scarce_cli.commands.monitor_collapse import FailOn, monitor_collapse
     from scarce_cli.commands.preprocess import preprocess
     from scarce_cli.commands.pretrain import pretrain
     from scarce_cli.commands.probe import probe
@@ -90,8 +91,8 @@ def _walk(out: Path, epochs: int | None, seed: int) -> Path:
     options = "".join(f" --set {change}" for change in changed)
     _say(4, f"scarce pretrain spark --preset demo --seed {seed}{options} --data {data} --out {run}")
     pretrain("spark", preset="demo", data=data, out=run, settings=changed, seed=seed)
-    _say(5, f"scarce monitor-collapse {run}")
-    monitor_collapse(checkpoints=[run])
+    _say(5, f"scarce monitor-collapse {run} --images {_LOOKED_AT} --fail-on never")
+    monitor_collapse(checkpoints=[run], images=_LOOKED_AT, fail_on=FailOn.never)
     labels = out / "phantoms" / "labels.csv"
     _say(6, f"scarce probe {run}/last.pt --labels {labels} --stage {_STAGE} --test-fraction {_TEST_FRACTION}")
     probe(checkpoints=[run / "last.pt"], labels=labels, stage=_STAGE, test_fraction=_TEST_FRACTION)

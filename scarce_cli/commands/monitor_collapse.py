@@ -45,7 +45,10 @@ def monitor_collapse(
     ] = None,
     images: Annotated[int, typer.Option(min=2, help="Films to look at, drawn by the seed.")] = 2048,
     views: Annotated[
-        int, typer.Option(min=0, help="Random views of each film, drawn as in training; 0: whole films alone.")
+        int,
+        typer.Option(
+            min=0, help="Random views of each film, as in training; 0: whole films alone, a third of the time."
+        ),
     ] = 2,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, and nothing else on stdout.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="The mildest verdict that gives exit code 9.")] = FailOn.collapsed,
@@ -75,12 +78,12 @@ def monitor_collapse(
     make_folder(folder)
     found = _look(_by_run(opened), looking)
     _report(found, cache, seed, folder, as_json=json)
-    raise typer.Exit(_exit_code([one.verdict.state for one in found], fail_on))
+    if _fails([one.verdict.state for one in found], fail_on):
+        raise typer.Exit(_FAILED)
 
 
-def _exit_code(states: Sequence[str], fail_on: FailOn) -> int:
-    failed = fail_on is not FailOn.never and ("collapsed" in states or fail_on in states)
-    return _FAILED if failed else 0
+def _fails(states: Sequence[str], fail_on: FailOn) -> bool:
+    return fail_on is not FailOn.never and ("collapsed" in states or fail_on in states)
 
 
 def _open_run(folder: Path) -> list[Checkpoint]:

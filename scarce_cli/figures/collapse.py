@@ -179,8 +179,9 @@ def _draw_spectrum(curves: Sequence[CollapseCurve], axis: Axes) -> None:
             values = values[values > values[:1] * np.finfo(np.float32).eps] if values.size else values
             if values.size:
                 axis.plot(np.arange(1, len(values) + 1), values / values[0], **_look(number, chance, len(curves)))
-        if curve.metrics[-1].alpha_range is not None:
-            axis.axvspan(*curve.metrics[-1].alpha_range, color=_colour(number), alpha=0.08, linewidth=0)
+    for fitted in {curve.metrics[-1].alpha_range for curve in curves}:
+        if fitted is not None:
+            axis.axvspan(*fitted, color=_GREY, alpha=0.12, linewidth=0)
     axis.set_title(_of_spectrum(curves), fontsize=9)
     axis.set_xlabel("index", fontsize=8)
     if not axis.get_lines():
@@ -255,7 +256,7 @@ def _epochs_below(axis: Axes, epochs: Sequence[float]) -> None:
     low, high = min(epochs), max(epochs)
     beside = 0.05 * (high - low) or 1.0
     axis.set_xlim(low - beside, high + beside)
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=high - low >= 3 or low == high, min_n_ticks=1))
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=high - low >= 2 or low == high, min_n_ticks=1))
     axis.set_xlabel("epoch", fontsize=8)
 
 
@@ -273,7 +274,6 @@ def _legend(figure: Figure, axis: Axes) -> None:
     lines = axis.get_lines()
     labels = [plain(str(line.get_label()), _NAME) for line in lines]
     width, height = figure.get_size_inches()
-    side_by_side = sum(_LETTER * (len(label) + 8) for label in labels) < width
-    figure.set_size_inches(width, height + _LINE * (1 if side_by_side else len(lines)))
-    columns = len(lines) if side_by_side else 1
+    columns = min(len(lines), max(1, int(width / (_LETTER * (max(map(len, labels)) + 8)))))
+    figure.set_size_inches(width, height + _LINE * math.ceil(len(lines) / columns))
     figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=columns)

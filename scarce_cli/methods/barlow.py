@@ -153,4 +153,7 @@ class BarlowTwins(Method):
         Its diagonal then misses the identity by 1 at each of D places. Off the diagonal nothing is missed, as at the
         best: that says nothing, and is left out.
         """
-        return Expectations({"loss": self.dimensions, "on_diagonal": self.dimensions, "directions": 0.0})
+        return Expectations(
+            {"loss": self.dimensions, "on_diagonal": self.dimensions, "directions": 0.0},
+            rises=frozenset({"directions"}),
+        )

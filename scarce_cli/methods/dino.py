@@ -246,7 +246,7 @@ class DINO(Method):
         flat, koleo_weight = math.log(self.settings.outputs), self.settings.koleo_weight
         blind = {"distillation": flat, "teacher_entropy": flat, "mean_teacher_entropy": flat}
         blind |= {"teacher_information": 0.0, **({} if koleo_weight else {"loss": flat})}
-        return Expectations(blind)
+        return Expectations(blind, rises=frozenset({"teacher_information"}))
 
     def teacher_momentum(self, progress: Progress) -> float:
         """The moving average's momentum at a step."""

@@ -189,7 +189,9 @@ class MoCo(Method):
         blind = {"infonce": self._blind, "infonce_margin": 0.0, "infonce_accuracy": 0.0}
         if weight:
             blind["variance"] = hinge
-        return Expectations({"loss": self._blind + weight * hinge, **blind})
+        return Expectations(
+            {"loss": self._blind + weight * hinge, **blind}, rises=frozenset({"infonce_margin", "infonce_accuracy"})
+        )
 
     def _features(self, encoder: Encoder, images_BCHW: Tensor) -> Tensor:
         """(N, D): a group's films lie side by side on their way through the encoder, which spares copies."""

@@ -171,7 +171,9 @@ class SparK(Method):
         point the same way: nothing in the loss asks them to differ.
         """
         pixels = self.settings.patch**2
-        return Expectations({"loss": (pixels - 1) / pixels, "explained": 0.0}, spreads=False)
+        return Expectations(
+            {"loss": (pixels - 1) / pixels, "explained": 0.0}, spreads=False, rises=frozenset({"explained"})
+        )
 
     @torch.no_grad()
     def reconstruct(self, images_BCHW: Tensor, generator: torch.Generator) -> Reconstruction:

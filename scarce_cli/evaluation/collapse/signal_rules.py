@@ -145,12 +145,15 @@ def _blind_scalars(course: Course) -> str:
     blind = {name: value for name in course.expected.blind if (value := course.blind(name)) is not None}
     given = [name for name in sorted(blind) if course.signal(name) is not None]
     names = [name for name in given if name != "loss"] or given
-    always = all(_near(value, blind[name]) for name in names for value in course.history(name))
+    always = all(_is_blind(course, name, value) for name in names for value in course.history(name))
     return ", ".join(f"{name} {course.signal(name):.4g}" for name in names) if always else ""
 
 
-def _near(value: float, blind: float) -> bool:
-    return abs(value - blind) <= limit("at blind") * max(1.0, abs(blind))
+def _is_blind(course: Course, name: str, value: float) -> bool:
+    """Whether a scalar reads as for a blind network, or, where that is known, worse."""
+    blind = course.blind(name) or 0.0
+    worse = (name in course.expected.rises and value < blind) or (name == "loss" and value > blind)
+    return worse or abs(value - blind) <= limit("at blind") * max(1.0, abs(blind))
 
 
 def _same_loss(start: Reading, now: Reading) -> bool:
