@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from scarce_cli.engine.device import memory_guard
-from scarce_cli.engine.distributed import as_the_writer, first_the_writer
+from scarce_cli.engine.distributed import as_the_writer, first_the_writer, wait_for_all
 from scarce_cli.engine.guard import Guard
 from scarce_cli.engine.job import Job, Observer, StepReport
 from scarce_cli.engine.ledger import Entry, Ledger
@@ -50,6 +50,7 @@ class Trainer:
         self._gauge = Gauge(job, self.state, self.batches)
         self._asked_to_stop = False  # by any of several ranks, of which all hear at the same step
         self._fallen: Verdict | None = None  # what ends the run
+        self._all_stopped = False  # for it, on all ranks
 
     def train(self) -> None:
         """Go to the end of the run.
@@ -87,6 +88,8 @@ class Trainer:
         finally:
             self.observer.ended()
             records.close()
+            if self._all_stopped:  # the first to leave ends the others, and the writer has the most to do
+                wait_for_all()
 
     def _tell(self, records: Records, error: BaseException) -> None:
         """How the run ended; what cannot be told is a warning, so that it never hides why the run ended."""
@@ -189,6 +192,7 @@ class Trainer:
         if self._saver.behind:
             self._saver.save()
         if as_the_writer(self._fallen is not None):  # it alone looks
+            self._all_stopped = True
             raise self._monitor.error(self._fallen)
         raise Interrupted.by(
             signal,

@@ -79,9 +79,6 @@ CASES = {
     "one-group": Case(
         Failure.LEAKAGE, "moco", ("method.bn_splits=1", "method.shuffle_keys=false", "method.queue=64")
     ),
-    "pairs": Case(
-        Failure.LEAKAGE, "moco", ("method.bn_splits=16", "method.shuffle_keys=false", "method.queue=64")
-    ),
     "no-rate": Case(Failure.NOT_LEARNING, "spark", ("optimizer.lr=1.0e-30", "schedule.warmup_epochs=0")),
     "overflow": Case(Failure.DIVERGED, "barlow", ("run.precision=fp16", "data.std=1.0e-6", "data.size=32"), batch=8),
 }  # fmt: skip
