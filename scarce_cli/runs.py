@@ -263,6 +263,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return []
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):  # cut by a kill, or by nobody of ours
             lines.append(json.loads(text))
     return [line for line in lines if isinstance(line, dict)]

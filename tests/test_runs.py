@@ -150,6 +150,12 @@ def test_the_log_knows_how_far_it_was_before_the_roll_back() -> None:
         log.close()
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"step": ' + "9" * 5_000 + "}", "[1, 2]", '{"step": '])
+def test_a_line_that_nobody_of_ours_wrote_is_left_out(line: str) -> None:
+    Path("metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+    assert read_metrics(Path("metrics.jsonl")) == [{"step": 1}, {"step": 2}]
+
+
 def test_a_line_cut_by_a_kill_is_left_out_and_the_next_is_whole() -> None:
     _log(0, ("step", {"step": 1, "loss": 0.1}), ("step", {"step": 2, "loss": 0.2}))
     path = Path("m.jsonl")

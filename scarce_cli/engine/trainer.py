@@ -111,10 +111,10 @@ class Trainer:
             embeddings_ND = self._step(request)
             request.at_once = False  # from now on there is something to save
             self._hear(self._ledger.ready(), records, request)
+            self._look(records, request)  # before anything is saved, so that it is saved too
             if self.state.step % self.steps_per_epoch == 0:
                 self._hear(self._ledger.rest(), records, request)
                 self._end_epoch(embeddings_ND, records)
-            self._look(records, request)
             if self._saver.due:
                 self._hear(self._ledger.rest(), records, request)
                 self._saver.save_in_passing()

@@ -52,7 +52,7 @@ def test_a_run_leaves_exactly_these_files_and_says_what_is_next(pretrain: Callab
     names += ["last.pt", "last.pt.sha256"]
     assert _files(Path()) == [f"{run}/{name}" for name in [*names, "metrics.jsonl", "settings.yaml"]]
     kinds = [line["kind"] for line in read_metrics(run / "metrics.jsonl")]
-    assert kinds == ["random", "collapse", "step", "collapse", "step", "epoch", "collapse"]
+    assert kinds == ["random", "collapse", "step", "collapse", "step", "collapse", "epoch"]
     assert checkpoint.load_encoder(run / "last.pt").data["folder"] == str(dataset)
     assert result.out.splitlines() == [
         "Done. Checkpoint: runs/spark-smoke/last.pt",
@@ -333,7 +333,7 @@ def test_a_real_process_stopped_by_a_signal_goes_on_to_the_same_weights(
     settings = ("--set", "run.checkpoint_steps=4", "--set", "run.snapshot_epochs=5")
     process = _start(dataset, *settings)
     run, deadline = Path("runs/spark-smoke"), time.monotonic() + 100
-    while not any(line.get("step", 0) > 5 for line in read_metrics(run / "metrics.jsonl")) and time.monotonic() < deadline:
+    while time.monotonic() < deadline and not any(line["step"] > 5 for line in read_metrics(run / "metrics.jsonl")):
         time.sleep(0.01)
     process.send_signal(number)
     err = process.communicate(timeout=100)[1]
