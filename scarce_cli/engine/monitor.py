@@ -108,10 +108,10 @@ class Monitor:
 
     @property
     def _has_time(self) -> bool:
-        """Whether measuring stays below its share of the run's time; the end of a run is always measured."""
+        """Whether measuring stays below its share of the run's time; what it is compared with is always measured."""
         step, seconds = self._state.step, self._state.seconds
         whole = seconds / step * self._total_steps if step else 0.0
-        return step in (0, self._total_steps) or self._spent <= _SHARE * (seconds + _AHEAD * whole)
+        return step == 0 or self._spent <= _SHARE * (seconds + _AHEAD * whole)
 
     def _stops(self, reading: Reading) -> bool:
         wanted = self._settings.on_collapse == "stop" and reading.progress >= self._settings.grace
