@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_c1_twenty_kills(kill_until: Callable[..., None], make_films: Callable[.
     _kill_loop(20, kill_until, make_films(60))
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="most of a minute: set SCARCE_LONG=1")
 def test_c1_two_hundred_kills(kill_until: Callable[..., None], make_films: Callable[..., Path]) -> None:
     _kill_loop(200, kill_until, make_films(60))
 

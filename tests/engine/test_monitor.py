@@ -67,8 +67,11 @@ def test_it_sees_what_a_checkpoint_of_that_step_would_give(train: Callable, unhu
     assert looks[0].reading.features == looks[0].random
 
 
-def test_signals_are_means_since_the_look_before(train: Callable, unhurried: None) -> None:
-    trained = train(*WATCHED, method="barlow")
+def test_signals_are_means_since_the_look_before(
+    train: Callable, unhurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "_PARTS", 3)
+    trained = train(*WATCHED, "run.epochs=1", method="barlow")
     steps = {report.step: report for report in trained.listener.all("stepped")}
     for look in trained.listener.all("looked")[1:]:
         signals, reports = look.reading.signals, [steps[look.reading.step - 1], steps[look.reading.step]]
@@ -79,8 +82,8 @@ def test_signals_are_means_since_the_look_before(train: Callable, unhurried: Non
 
 
 def test_nothing_of_the_training_knows_of_it(train: Callable, same: Callable, unhurried: None) -> None:
-    watched = train(*WATCHED, method="dino", out="runs/watched")
-    alone = train("monitor.films=0", method="dino", out="runs/alone")
+    watched = train(*WATCHED, "run.epochs=1", method="moco", out="runs/watched")
+    alone = train("monitor.films=0", "run.epochs=1", method="moco", out="runs/alone")
     assert alone.listener.all("looked") == []
     assert same(watched.weights, alone.weights)
 
@@ -88,8 +91,8 @@ def test_nothing_of_the_training_knows_of_it(train: Callable, same: Callable, un
 def test_measuring_is_rare_when_it_takes_long(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "_SHARE", 0.0)
     monkeypatch.setattr(monitor, "_PARTS", 3)
-    looks = train(*WATCHED, method="barlow").listener.all("looked")
-    assert [look.reading.step for look in looks] == [0, 4, 8, 12]
+    looks = train(*WATCHED, "run.epochs=1", method="barlow").listener.all("looked")
+    assert [look.reading.step for look in looks] == [0, 2, 4, 6]
     assert [look.reading.features is not None for look in looks] == [True, False, False, False]
     assert all("on_diagonal" in look.reading.signals for look in looks[1:])  # which costs nothing
 
@@ -137,9 +140,9 @@ def test_two_looks_in_a_row_stop_a_run_with_a_checkpoint_and_its_cure(
 def test_a_run_is_not_stopped_where_it_only_warns_or_has_just_begun(
     train: Callable, unhurried: None, verdicts: Callable, changed: str
 ) -> None:
-    verdicts({2, 4, 6})
-    trained = train(*WATCHED, "monitor.on_collapse=stop", changed, method="spark")
-    assert trained.trainer.state.step == 12
+    verdicts({1, 2, 3})
+    trained = train(*WATCHED, "run.epochs=1", "monitor.on_collapse=stop", changed, method="spark")
+    assert trained.trainer.state.step == 6
     assert not any(look.stops for look in trained.listener.all("looked"))
 
 
@@ -150,13 +153,13 @@ def test_features_that_are_not_finite_are_a_reading_without_features(
 
     def huge(self: monitor.Monitor) -> object:
         encoder = copy(self)
-        if self._state.step == 12:
+        if self._state.step == 6:
             with torch.no_grad():
                 encoder.layer4[0].conv1.weight.mul_(1e38)
                 encoder.layer4[0].bn1.running_var.mul_(0.0)
         return encoder
 
     monkeypatch.setattr(monitor.Monitor, "_copy", huge)
-    last = train(*WATCHED, method="barlow").listener.all("looked")[-1]
+    last = train(*WATCHED, "run.epochs=1", method="barlow").listener.all("looked")[-1]
     assert last.reading.features is None
     assert replace(last.reading, signals={}).as_plain()["features"] is None
