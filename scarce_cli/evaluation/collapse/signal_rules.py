@@ -51,10 +51,20 @@ def teacher(course: Course) -> Finding | None:
     if not top or mean is None or told is None:
         return None
     if mean <= limit("one output") * top:
-        return _same_answer(Failure.ONE_HOT_TEACHER, mean, told, top)
+        return _few_outputs(mean, told, top)
     if told > limit("nothing told") * top or _information_rises(course, top):
         return None
     return _same_answer(_end(course, mean / top), mean, told, top)
+
+
+def _few_outputs(mean: float, told: float, top: float) -> Finding:
+    used = f"about {math.exp(mean):.1f} of {math.exp(top):.0f} outputs"
+    return Finding(
+        Failure.ONE_HOT_TEACHER,
+        "collapsed",
+        f"entropy {mean:.4g} of the mean answer over films, of ln K = {top:.4g}: no more than {used} are used, and a "
+        f"film's own answer has {mean - told:.4g} (healthy: the mean answer is near ln K)",
+    )
 
 
 def _information_rises(course: Course, top: float) -> bool:
