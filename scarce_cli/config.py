@@ -144,6 +144,14 @@ class MonitorSettings(Settings):
     on_collapse: Literal["stop", "warn", "ignore"] = "warn"  # stop: with a checkpoint and exit code 9
     grace: Fraction = 0.05  # of the run, in which no verdict stops it
 
+    @model_validator(mode="after")
+    def _films_to_compare(self) -> MonitorSettings:
+        if self.films == 1:
+            raise ValueError("films: two or more, which can be compared, or 0")
+        if self.on_collapse == "stop" and not self.films:
+            raise ValueError("on_collapse is stop, but with films 0 nothing is looked at: set it to warn")
+        return self
+
 
 class RunConfig(Settings):
     """Everything about a run but the method's own settings, which its module validates."""

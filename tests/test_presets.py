@@ -189,6 +189,12 @@ def test_only_recipes_for_a_gpu_have_a_price() -> None:
         assert (run.gpu_price > 0) == (run.device == "cuda") == (path in ON_A_CARD)
 
 
+@pytest.mark.parametrize("setting", ["monitor.films=1", "monitor.films=0"])
+def test_a_monitor_that_cannot_stop_a_run_is_refused(setting: str) -> None:
+    with pytest.raises(UsageError, match="films"):
+        validate(load_preset("l4", "moco", [setting]), RunConfig)
+
+
 def test_a_recipe_that_costs_money_stops_a_collapsed_run() -> None:
     for path in SHIPPED:
         config = validate(load_preset(path.parent.name, path.stem), RunConfig)

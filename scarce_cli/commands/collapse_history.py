@@ -121,8 +121,8 @@ def with_measured(
 ) -> tuple[Reading, ...]:
     """Readings of a run with the features of its checkpoints as they were measured now, oldest first.
 
-    Features that were measured on another number of films are left out, as ranks depend on it. A checkpoint between
-    two readings takes over what the method said in the one before.
+    Features that were measured on another number of films are left out, as ranks depend on it. Of a checkpoint between
+    two readings only the features are known: what the method said counts once.
     """
     from scarce_cli.evaluation.collapse import Reading
 
@@ -131,8 +131,8 @@ def with_measured(
         r.step: r if r.features is None or r.features.films in films else replace(r, features=None) for r in readings
     }
     for one, metrics in measured:
-        said = [r for r in readings if r.step <= one.step and one.progress - r.progress <= _RECENT]
-        own[one.step] = Reading(one.step, one.progress, metrics, said[-1].signals if said else {})
+        said = own[one.step].signals if one.step in own else {}
+        own[one.step] = Reading(one.step, one.progress, metrics, said)
     return tuple(own[step] for step in sorted(own))
 
 

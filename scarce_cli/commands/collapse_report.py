@@ -89,6 +89,8 @@ def show(found: Found) -> None:
         for change in found.changes:
             say(f"  {change}")
         say(f"Start anew: {command(found)}")
+    elif found.verdict.failure is not None and found.history.kind is None:
+        say("What to change is not known: this version has no such method.")
     elif found.verdict.failure is not None:
         say("What to change is not known: the recipe has all that is known to help already.")
 

@@ -43,7 +43,8 @@ class Ledger:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._lag = _LAG if device.type == "cuda" else 0
+        #: steps that may be done and not yet read
+        self.lag = _LAG if device.type == "cuda" else 0
         self._pending: deque[_Pending] = deque()
         self._read = time.perf_counter()
 
@@ -67,7 +68,7 @@ class Ledger:
 
     def ready(self) -> Iterator[Entry]:
         """What may be read by now."""
-        while len(self._pending) > self._lag:
+        while len(self._pending) > self.lag:
             yield self._next()
 
     def rest(self) -> Iterator[Entry]:

@@ -7,9 +7,10 @@ and take less than a hundredth of the time of a run.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,16 +46,16 @@ class Monitor:
         """Take up what an earlier session logged until ``state.step``."""
         self._job, self._state, self._total_steps = job, state, total_steps
         self._settings, self._expected = job.config.monitor, state.method.expectations()
+        self._every = min(self._settings.steps, max(1, total_steps // _PARTS))
         self._on = bool(self._settings.films) and is_writer()
         count = min(self._settings.films, len(job.cache.names))
         drawn = np.random.default_rng(job.config.run.seed).permutation(len(job.cache.names))
         self._rows = np.sort(drawn[:count])
-        lines = read_metrics(job.run.metrics) if self._on else []
-        self._random, self._readings = readings_of(line for line in lines if line.get("step", 0) <= state.step)
+        self._random, self._readings = self._earlier() if self._on else (None, [])
         self._encoder: Encoder | None = None
         self._sums: dict[str, _Sum] = {}
-        self._spent = 0.0  # seconds of this session's looks
-        self._tell()
+        self._begun = state.step, state.seconds
+        self._spent = self._cost = 0.0  # seconds of this session's looks, and of its last
 
     def hear(self, report: StepReport) -> None:
         """One step."""
@@ -64,67 +65,96 @@ class Monitor:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a reading: at the very beginning, at the end, and now and then."""
-        step, last = self._state.step, self._readings[-1].step if self._readings else -1
-        if not self._on or step == last:
-            return False
-        if last < 0 or step == self._total_steps:
-            return True
-        return step - last >= min(self._settings.steps, max(1, self._total_steps // _PARTS))
+        """Whether it is time for a reading: at the very beginning, now and then, at the end.
 
-    def look(self) -> Look:
+        The same on all ranks, so that they read their ledgers at the same steps.
+        """
+        step = self._state.step
+        return self._settings.films > 0 and (step % self._every == 0 or step == self._total_steps)
+
+    def look(self) -> Look | None:
         """Take a reading now. What the method says costs nothing; the features are measured when there is time for it.
+
+        None where another rank looks.
 
         Raises:
             DamagedData: the cache was cut.
         """
+        if not self._on:
+            return None
         begun, step = time.perf_counter(), self._state.step
-        new = None if self._random is not None else self._measure(self._random_start())
+        new = self._measure(self._random_start()) if self._random is None and self._has_time else None
         self._random = self._random or new
         signals = {name: value for own in self._sums.items() for name, value in _said(*own).items()}
         self._sums.clear()
-        features = new if new is not None and self._starts_there else self._features() if self._has_time else None
+        at_start = new is not None and self._starts_there
+        features = new if at_start else self._measure(self._copy()) if self._has_time else None
         reading = Reading(step, step / self._total_steps, features, signals)
         self._readings.append(reading)
         verdict = judge(self._readings, self._random, self._expected)
         self._tell()
-        self._spent += time.perf_counter() - begun
+        if features is not None:
+            self._cost = time.perf_counter() - begun
+            self._spent += self._cost
         return Look(reading, verdict, self._stops(reading), new)
 
     def error(self, verdict: Verdict | None) -> Collapsed:
         """What ends the run: the verdict with its evidence, and what to change. None: another rank knows it."""
         step, config = self._state.step, self._job.config.model_dump(mode="json")
-        where = f"after step {step} of {self._total_steps}; everything is in {self._job.run.last}"
+        where = (
+            f"stopped by its monitor after step {step} of {self._total_steps}; everything is in {self._job.run.last}"
+        )
         if verdict is None or verdict.failure is None:
-            return Collapsed(f"collapsed {where}", "see the messages of the first process")
+            return Collapsed(f"the run was {where}", "see the messages of the first process")
         wanted = changes(self._state.method.cures_for(verdict.failure, config), config)
         remedy = [f"  {change}" for change in wanted]
         if wanted:
             remedy = ["start anew, in another folder, with these settings:", *remedy]
         return Collapsed(
-            f"{verdict.failure} {where}\n{'; '.join(verdict.evidence)}",
-            "\n".join([*remedy, "to go on all the same: --resume --on-collapse warn"]),
+            f"{verdict.failure}: the run was {where}\n{'; '.join(verdict.evidence)}",
+            "\n".join([*remedy, "to go on all the same, without being stopped again: --resume --on-collapse warn"]),
         )
 
     @property
     def _has_time(self) -> bool:
-        """Whether measuring stays below its share of the run's time; what it is compared with is always measured."""
+        """Whether one more look stays below its share of this session's time.
+
+        The start of the run, which the rest is compared with, is always measured; a short session that goes on has
+        nothing to spend beforehand.
+        """
         step, seconds = self._state.step, self._state.seconds
-        whole = seconds / step * self._total_steps if step else 0.0
-        return step == 0 or self._spent <= _SHARE * (seconds + _AHEAD * whole)
+        ahead = seconds / step * self._total_steps * _AHEAD if step and not self._begun[0] else 0.0
+        return step == 0 or self._spent + self._cost <= _SHARE * (seconds - self._begun[1] + ahead)
 
     def _stops(self, reading: Reading) -> bool:
         wanted = self._settings.on_collapse == "stop" and reading.progress >= self._settings.grace
         return wanted and is_confirmed(self._readings, self._random, self._expected)
 
-    def _features(self) -> CollapseMetrics | None:
-        """Of the encoder as it is; None when they are not finite, of which the guard and the loss say more."""
+    def _earlier(self) -> tuple[CollapseMetrics | None, list[Reading]]:
+        """What earlier sessions saw until this step: as logged, or as the checkpoint has it where the log is gone.
+
+        Features of another number of films are left out: a rank depends on it.
+        """
+        lines = read_metrics(self._job.run.metrics)
+        random, readings = readings_of(line for line in lines if line.get("step", 0) <= self._state.step)
+        if not readings:
+            with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
+                readings = [Reading.from_plain(one) for one in self._state.vitals["readings"]]
+                kept = self._state.vitals["random"]
+                random = None if kept is None else CollapseMetrics.from_plain(kept)
+        films = len(self._rows)
+        same = [one if one.features is None or one.features.films == films else replace(one, features=None)
+                for one in readings]  # fmt: skip
+        return (random if random is not None and random.films == films else None), same
+
+    def _measure(self, encoder: Encoder) -> CollapseMetrics | None:
+        """None when the features are not finite, of which the guard and the loss say more."""
         try:
-            return self._measure(self._copy())
+            return self._measured(encoder)
         except NotFinite:
             return None
 
-    def _measure(self, encoder: Encoder) -> CollapseMetrics:
+    def _measured(self, encoder: Encoder) -> CollapseMetrics:
         job, config = self._job, self._job.config
         info = job.identity.info()
         whole = extract_features(encoder, info, job.cache, self._rows, job.device, batch_size=_BATCH)

@@ -208,6 +208,7 @@ def _restore(path: Path, identity: Identity, state: TrainState, override: bool) 
     state.rescaled_steps = int(saved.get("rescaled_steps", 0))  # older checkpoints do not count them
     state.epoch_sums = saved["epoch_sums"]
     state.seconds = float(saved.get("seconds", 0.0))
+    state.vitals = payload["origin"].get("vitals", {})
     torch.set_rng_state(saved["torch_rng"])
     changes = _differences({"processes": "1", **saved["machine"]}, state.machine)
     warnings = [f"the resumed run is not bit-identical: {'; '.join(changes)}"] if changes else []

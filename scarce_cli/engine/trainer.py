@@ -48,7 +48,7 @@ class Trainer:
         self._largest_view = max(spec.size for spec in specs)
         self._ledger = Ledger(job.device)
         self._gauge = Gauge(job, self.state, self.batches)
-        self._asked_to_stop = False  # by any of several ranks, of which all hear at the same step
+        self._asked_at: int | None = None  # the step at which any of several ranks asked to stop
         self._fallen: Verdict | None = None  # what ends the run
         self._all_stopped = False  # for it, on all ranks
 
@@ -105,7 +105,8 @@ class Trainer:
             self.observer.warned(warning)
 
     def _loop(self, request: StopRequest, records: Records) -> None:
-        self._look(records, request)
+        if self.state.step == 0:
+            self._look(records, request)
         self._ledger.start()
         while self.state.step < self.total_steps:
             embeddings_ND = self._step(request)
@@ -118,13 +119,12 @@ class Trainer:
             if self._saver.due:
                 self._hear(self._ledger.rest(), records, request)
                 self._saver.save_in_passing()
-            if request.stop is not None and (world_size() == 1 or self._asked_to_stop):  # also during the save
+            if request.stop is not None and (world_size() == 1 or self._all_know):  # also during the save
                 self._hear(self._ledger.rest(), records, request)
                 self._stop(request.stop)
         if self._saver.behind:
             self._saver.save()
-        if self._fallen is not None:
-            raise self._monitor.error(self._fallen)
+        self._end_collapsed()
 
     def _look(self, records: Records, request: StopRequest) -> None:
         """When it is time: look at the encoder, and ask for the end of a run that has collapsed."""
@@ -133,11 +133,17 @@ class Trainer:
         self._hear(self._ledger.rest(), records, request)
         with memory_guard(self.job.config):
             look = self._monitor.look()
-        records.collapse(look, epoch=self.state.step / self.steps_per_epoch)
-        self.observer.looked(look)
-        if look.stops:
-            self._fallen, request.stop = look.verdict, request.stop or Terminated()
+        if look is not None:
+            records.collapse(look, epoch=self.state.step / self.steps_per_epoch)
+            self.observer.looked(look)
+            if look.stops:
+                self._fallen, request.stop = look.verdict, request.stop or Terminated()
         self.state.seconds += self._ledger.start()  # it is paid for, but no part of a step
+
+    @property
+    def _all_know(self) -> bool:
+        """Whether every rank has heard that one asked to stop, also those that read no earlier than they have to."""
+        return self._asked_at is not None and self.state.step >= self._asked_at + self._ledger.lag
 
     def _step(self, request: StopRequest) -> Tensor | None:
         """Hand one step to the device; returns the method's embeddings, still there."""
@@ -163,7 +169,7 @@ class Trainer:
             records.step(report)
             self._monitor.hear(report)
             if entry.values[STOP] > 0:
-                self._asked_to_stop = True
+                self._asked_at = self._asked_at or entry.step
                 request.stop = request.stop or Terminated()
 
     def _report(self, entry: Entry) -> StepReport:
@@ -191,11 +197,15 @@ class Trainer:
     def _stop(self, signal: KeyboardInterrupt) -> None:
         if self._saver.behind:
             self._saver.save()
-        if as_the_writer(self._fallen is not None):  # it alone looks
-            self._all_stopped = True
-            raise self._monitor.error(self._fallen)
+        self._end_collapsed()
         raise Interrupted.by(
             signal,
             f"stopped after step {self.state.step} of {self.total_steps}; everything is in {self.job.run.last}",
             "go on with the same command and --resume",
         )
+
+    def _end_collapsed(self) -> None:
+        """Raise Collapsed on all ranks where the writer, which alone looks, found the run collapsed."""
+        if as_the_writer(self._fallen is not None):
+            self._all_stopped = True
+            raise self._monitor.error(self._fallen)

@@ -7,6 +7,7 @@ schedules need neither epochs nor steps of the recipe.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,7 +61,7 @@ class StepOutput:
 
     loss: Tensor  # scalar, with gradient
     scalars: dict[str, Tensor] = field(default_factory=dict)  # name -> 0-d, detached; logged as they are
-    embeddings_ND: Tensor | None = None  # detached; what the guard against collapse looks at
+    embeddings_ND: Tensor | None = None  # detached; their spread in training mode is logged once an epoch
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ def _slower(why: str) -> tuple[Cure, ...]:
     return tuple(CureBy(f"optimizer.{name}", 0.1, why) for name in ("lr", "lr_1d"))
 
 
+def _is_far_too_slow(settings: Mapping[str, Any]) -> bool:
+    rate = settings.get("optimizer", {}).get("lr")
+    return isinstance(rate, float) and rate < _LEARNED_AT / 1000
+
+
 # For any method, after its own.
 _CURES: Mapping[Failure, Sequence[Cure]] = {
     Failure.COMPLETE: (
@@ -114,8 +120,10 @@ _CURES: Mapping[Failure, Sequence[Cure]] = {
         at_most("optimizer.weight_decay", _DECAY, "less decay, longer features"),
     ),
     Failure.DIVERGED: (
-        CureWhere("run.precision", "bf16", "holds numbers as large as float32", lambda now: now == "fp16"),
         *_slower("a tenth of what diverged"),
+        CureWhere(
+            "run.precision", "bf16", "as large numbers as float32; fp32 on a card without it", lambda now: now == "fp16"
+        ),
         CureWhere("optimizer.clip_norm", _CLIP, "one bad batch moves little", lambda now: now == 0 or now > _CLIP),
         Cure("optimizer.clip_each", 0.0, "clip_norm is stricter"),
         at_least("schedule.warmup_epochs", 1.0, "the first steps are the wildest"),
@@ -186,7 +194,8 @@ class Method(nn.Module, ABC):
     def cures_for(cls, failure: Failure, settings: Mapping[str, Any] | None = None) -> list[Cure]:
         """What to change in the recipe of a run that failed so, the most likely first; each key once.
 
-        The method's own ``cures``, then those for any method. With the run's ``settings`` (plain values by section,
+        The method's own ``cures``, then those for any method; first of all a rate far below any that was seen to learn.
+        With the run's ``settings`` (plain values by section,
         as in a recipe) only what it does not have yet, and never against the direction that helps. Without them, all
         that do not depend on them; of two for the same key the first.
         """
@@ -194,7 +203,9 @@ class Method(nn.Module, ABC):
         if settings is not None:
             known["method"] = {**_defaults(cls.settings_type), **known.get("method", {})}
         first: dict[str, Cure] = {}
-        for cure in (*cls.cures.get(failure, ()), *_CURES.get(failure, ())):
+        slow = failure is Failure.NOT_LEARNING and _is_far_too_slow(known)
+        both = cls.cures.get(failure, ()), _CURES.get(failure, ())
+        for cure in itertools.chain(*(reversed(both) if slow else both)):
             if (needed := _needed(cure, known)) is not None:
                 first.setdefault(cure.key, needed)
         return list(first.values())

@@ -122,7 +122,7 @@ class MoCo(Method):
         Failure.LEAKAGE: (
             at_least("method.bn_splits", 8, _SHARED),
             Cure("method.shuffle_keys", True, _SHARED),
-            at_least("method.queue", 65536, "few keys are soon told apart; no more, though, than there are films"),
+            at_least("method.queue", 2048, "few keys are soon told apart; no more, though, than there are films"),
         ),
         Failure.DIVERGED: (_SLOW_KEYS,),
         Failure.NOT_LEARNING: (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str) -> N
     module.main()
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="half a minute: set SCARCE_LONG=1")
 def test_throughput_at_toy_size(
     bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -227,11 +227,11 @@ def test_what_is_measured_now_wins() -> None:
     assert [(reading.step, reading.features, reading.signals) for reading in merged] == [
         (6, features(), {"loss": 4.0}),
         (7, now, {"loss": 3.0}),
-        (9, now, {}),  # what was said at step 7 is too long ago
+        (9, now, {}),
     ]
     assert with_measured((), [(one(step=9), now)]) == (Reading(9, 0.75, now, {}),)
     beside = with_measured(said, [(one(step=8), now)])[-1]
-    assert (beside.step, beside.signals) == (8, {"loss": 3.0})
+    assert (beside.step, beside.signals) == (8, {})  # what was said at step 7 counts once
 
 
 def test_ranks_of_other_numbers_of_films_are_not_mixed() -> None:

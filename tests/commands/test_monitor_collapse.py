@@ -228,7 +228,7 @@ def test_what_the_run_itself_saw_counts_where_it_is_worse(
     """Its films were others, so that its curve and ours are judged apart."""
     saved, _ = checkpoint.load(run / "last.pt")
     readings = [Reading.from_plain(values) for values in saved["origin"]["vitals"]["readings"]]
-    worse = replace(readings[-1].features, effective_rank=None, films=47)
+    worse = replace(readings[0].features, effective_rank=None, films=47)
     kept = [reading.as_plain() for reading in (*readings[:-1], replace(readings[-1], features=worse))]
     (run / "metrics.jsonl").unlink()
     origin = saved["origin"] | {"vitals": saved["origin"]["vitals"] | {"readings": kept}}

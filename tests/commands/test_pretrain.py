@@ -326,7 +326,15 @@ def _start(dataset: Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(
+            signal.SIGKILL, -9, marks=pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="set SCARCE_LONG=1")
+        ),
+    ],
+)
 def test_a_real_process_stopped_by_a_signal_goes_on_to_the_same_weights(
     number: int, code: int, pretrain: Callable, dataset: Path, trained: Path
 ) -> None:

@@ -113,6 +113,26 @@ def test_log_and_checkpoint_hold_every_reading_and_a_resumed_run_goes_on_with_th
     assert {look.random for look in again.listener.all("looked")} == {None}  # measured once
 
 
+def test_without_a_log_a_resumed_run_has_the_readings_of_its_checkpoint(
+    train: Callable, stop: Callable, unhurried: None
+) -> None:
+    stop(4, *WATCHED, "run.epochs=1", method="barlow")
+    run = RunFolder(Path("runs/a"))
+    before = load_encoder_origin(run)["vitals"]
+    run.metrics.unlink()
+    train(*WATCHED, "run.epochs=1", method="barlow", resume=True)
+    after = load_encoder_origin(run)["vitals"]
+    assert after["random"] == before["random"]
+    assert after["readings"][: len(before["readings"])] == before["readings"]
+    assert [reading["step"] for reading in after["readings"]] == [0, 1, 2, 3, 4, 5, 6]
+    run.metrics.unlink()
+    fewer = train("monitor.films=4", "monitor.steps=4", "run.epochs=1", method="barlow", resume=True)
+    assert fewer.listener.all("looked") == []  # it is done
+    kept = fewer.trainer._monitor._readings
+    assert [one.step for one in kept] == [0, 1, 2, 3, 4, 5, 6]
+    assert {one.features for one in kept} == {None}  # a rank of eight films is none of four
+
+
 def load_encoder_origin(run: RunFolder) -> dict:
     """What a run's newest checkpoint says of itself."""
     from scarce_cli import checkpoint
@@ -127,7 +147,7 @@ def test_two_looks_in_a_row_stop_a_run_with_a_checkpoint_and_its_cure(
     with pytest.raises(Collapsed) as error:
         train(*WATCHED, "monitor.on_collapse=stop", "monitor.grace=0.1", method="spark", listener=listener)
     assert error.value.exit_code == 9
-    assert "not yet learning after step 8 of 12" in error.value.message
+    assert "not yet learning: the run was stopped by its monitor after step 8 of 12" in error.value.message
     assert "the loss stands at 7.0" in error.value.message
     assert "  augment.noise_std: 0.02 -> 0.0 (" in error.value.remedy
     assert "--resume --on-collapse warn" in error.value.remedy

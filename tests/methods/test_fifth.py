@@ -72,18 +72,23 @@ def _agreement(predicted_ND: Tensor, target_ND: Tensor) -> Tensor:
     return F.cosine_similarity(predicted_ND, target_ND.detach(), dim=1).mean()
 
 
-@pytest.fixture
-def run(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scarce: Callable) -> Path:
-    """SimSiam trained by the command line, stopped by nothing, with its one line in the table."""
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its one line in the table, and its one preset."""
     monkeypatch.setitem(TABLE, "simsiam", f"{__name__}:SimSiam")
     monkeypatch.setitem(sys.modules, __name__, sys.modules[SimSiam.__module__])
     Path("simsiam.yaml").write_text(PRESET)
+
+
+@pytest.fixture
+def run(dataset: Path, tmp_path: Path, scarce: Callable) -> Path:
+    """SimSiam trained by the command line, stopped by nothing."""
     done = scarce("pretrain", "simsiam", "--preset", "simsiam.yaml", "--data", dataset, "--out", "run")
     assert done.code == 0, done.err
     return tmp_path / "run"
 
 
-def test_a_fifth_method_trains_and_is_judged(run: Path, scarce: Callable) -> None:
+def test_a_fifth_method_trains_is_judged_and_goes_on(run: Path, dataset: Path, scarce: Callable) -> None:
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in epochs if line["kind"] == "epoch"]
     assert len(losses) == 2
@@ -92,14 +97,11 @@ def test_a_fifth_method_trains_and_is_judged(run: Path, scarce: Callable) -> Non
     done = scarce("monitor-collapse", run / "last.pt")
     assert done.code in (0, 9), done.err
     assert "simsiam" in done.out
-
-
-def test_a_fifth_method_goes_on_where_it_stopped(run: Path, dataset: Path, scarce: Callable) -> None:
     done = scarce("pretrain", "simsiam", "--preset", "simsiam.yaml", "--data", dataset, "--out", "run", "--resume")
     assert done.code == 0, done.err
 
 
-def test_a_mistake_in_its_settings_is_named(dataset: Path, run: Path, scarce: Callable) -> None:
+def test_a_mistake_in_its_settings_is_named(dataset: Path, scarce: Callable) -> None:
     done = scarce("pretrain", "simsiam", "--preset", "simsiam.yaml", "--data", dataset, "--set", "method.widht=3")
     assert done.code == 2
     assert "did you mean 'width'?" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,9 +58,15 @@ class Course:
             return None
         return finite(self.readings[-1 - back].signals.get(name))
 
-    def history(self, name: str) -> list[float]:
-        """A scalar in all readings that have it, oldest first."""
-        values = (finite(reading.signals.get(name)) for reading in self.readings)
+    @property
+    def steps_apart(self) -> int:
+        """Steps between two readings, over which signals are means."""
+        steps = [0, *(reading.step for reading in self.readings)]
+        return max(1, min(later - earlier for earlier, later in itertools.pairwise(steps)))
+
+    def history(self, name: str, since: int = 0) -> list[float]:
+        """A scalar in all readings from step ``since`` on that have it, oldest first."""
+        values = (finite(reading.signals.get(name)) for reading in self.readings if reading.step >= since)
         return [value for value in values if value is not None]
 
     def blind(self, name: str) -> float | None:

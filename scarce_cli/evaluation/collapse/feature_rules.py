@@ -38,8 +38,8 @@ def dimensional(course: Course) -> Finding | None:
     found, correlation = course.last_measured, _correlation(course)
     if found is None or (course.features is None and correlation is None):
         return None  # nothing new
-    low = _few_directions(found, course.random)
-    signs = [sign for sign in (_copies(course), _dead(found)) if sign]
+    low = course.features is not None and _few_directions(found, course.random)  # no measurement speaks twice
+    signs = [sign for sign in (_copies(course), _dead(found) if course.features else None) if sign]
     if low and course.expected.spreads and (lost := _views_lost(found, course.random)):
         signs.append(lost)
     if not (low or signs):

@@ -28,10 +28,11 @@ def diverged(course: Course) -> Finding | None:
 def _exploded(course: Course, loss: float) -> Finding | None:
     blind = (course.blind(name) or 0.0 for name in course.expected.blind)
     usual = max(abs(value) for value in (course.history("loss")[0], *blind))
-    state = _above(loss, usual * limit("exploded"), usual * limit("swollen"))
+    state = _above(abs(loss), usual * limit("exploded"), usual * limit("swollen"))
     if state is None or not usual:
         return None
-    return Finding(Failure.DIVERGED, state, f"loss {loss:.4g}: {loss / usual:.0f} times what it can be at the start")
+    beside = f"{abs(loss) / usual:.0f} times {usual:.4g}, the larger of its first value and that of a blind network"
+    return Finding(Failure.DIVERGED, state, f"loss {loss:.4g}: {beside}")
 
 
 def _above(value: float, collapsed: float, suspicious: float) -> State | None:
@@ -88,7 +89,7 @@ def _same_answer(failure: Failure, mean: float, told: float, top: float) -> Find
         failure,
         "collapsed",
         f"teacher entropy {each:.4g} of ln K = {top:.4g}, and {mean:.4g} for the mean over films: they differ by "
-        f"{told:.2g} nats, so that every film gets the same answer (healthy: a large part of ln K)",
+        f"{told:.2g} nats, so that every film gets the same answer (healthy: some nats)",
     )
 
 
@@ -132,13 +133,11 @@ def leakage(course: Course) -> Finding | None:
 def not_learning(course: Course) -> Finding | None:
     """The loss stands where it began, and the features as well; or every other scalar reads as for a blind network.
 
-    "Began" is the first reading or the second: while a queue fills a loss rises, and what comes then is the start.
+    "Began" is the first reading or the second, or the first after things have settled: while a queue fills a loss
+    rises, and what comes then is the start.
     """
-    starts = [reading for reading in course.readings[:-1] if "loss" in reading.signals][:2]
-    stands = [start for start in starts if _same_loss(start, course.now)]
-    if not stands:
-        return None
-    blind = _blind_scalars(course)
+    stands = [start for start in _starts(course) if _same_loss(course, start)]
+    blind = next((said for start in stands if (said := _blind_scalars(course, start))), "")
     if not blind and not any(_same_features(start, course.now) for start in stands):
         return None
     also = f"and as for a network to which all films are alike, {blind}" if blind else "and so do the features"
@@ -150,12 +149,18 @@ def not_learning(course: Course) -> Finding | None:
     )
 
 
-def _blind_scalars(course: Course) -> str:
-    """The scalars in words when all of them have always read as for a blind network; the loss where it is alone."""
+def _starts(course: Course) -> list[Reading]:
+    given = [reading for reading in course.readings[:-1] if "loss" in reading.signals]
+    settled = [reading for reading in given[2:] if reading.progress >= limit("settled")]
+    return [*given[:2], *settled[:1]]
+
+
+def _blind_scalars(course: Course, start: Reading) -> str:
+    """The scalars in words when all have read as for a blind network since a start; the loss where it is alone."""
     blind = {name: value for name in course.expected.blind if (value := course.blind(name)) is not None}
     given = [name for name in sorted(blind) if course.signal(name) is not None]
     names = [name for name in given if name != "loss"] or given
-    always = all(_is_blind(course, name, value) for name in names for value in course.history(name))
+    always = all(_is_blind(course, name, value) for name in names for value in course.history(name, start.step))
     return ", ".join(f"{name} {course.signal(name):.4g}" for name in names) if always else ""
 
 
@@ -166,13 +171,13 @@ def _is_blind(course: Course, name: str, value: float) -> bool:
     return worse or abs(value - blind) <= limit("at blind") * max(1.0, abs(blind))
 
 
-def _same_loss(start: Reading, now: Reading) -> bool:
+def _same_loss(course: Course, start: Reading) -> bool:
     """No further apart than the noise of two means over the steps between readings."""
-    then, loss = (finite(reading.signals.get("loss")) for reading in (start, now))
+    then, loss = (finite(reading.signals.get("loss")) for reading in (start, course.now))
     if then is None or loss is None:
         return False
-    spread = finite(now.signals.get("loss_std")) or 0.0
-    noise = limit("noise") * spread * math.sqrt(2 / max(1, start.step))
+    spread = finite(course.now.signals.get("loss_std")) or 0.0
+    noise = limit("noise") * spread * math.sqrt(2 / course.steps_apart)
     tolerated = min(max(noise, limit("same loss") * abs(then)), limit("most noise") * abs(then))
     return abs(loss - then) <= tolerated
 

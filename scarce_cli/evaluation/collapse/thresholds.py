@@ -164,8 +164,8 @@ TABLE = (
     Threshold(
         "same features",
         0.05,
-        "relative change of spread and rank that is no change: running statistics alone move them as much",
-        "not measured",
+        "relative change of spread and rank that is no change, once running statistics hold",
+        "real films, rate 0: spread .12 at the start and .31 after ten steps, by running statistics alone",
     ),
     Threshold(
         "same loss",

@@ -56,6 +56,9 @@ RULES = (
 )
 
 
+_SEEN_IN_FEATURES = (Failure.COMPLETE, Failure.DIMENSIONAL, Failure.FADING, Failure.NOT_LEARNING)
+
+
 def judge(readings: Sequence[Reading], random: CollapseMetrics | None, expected: Expectations) -> Verdict:
     """Judge the last reading in the light of those before it.
 
@@ -81,16 +84,20 @@ def judge(readings: Sequence[Reading], random: CollapseMetrics | None, expected:
 
 
 def is_confirmed(readings: Sequence[Reading], random: CollapseMetrics | None, expected: Expectations) -> bool:
-    """Whether the last reading says collapsed, and the one before that could tell does too.
+    """Whether the last reading says collapsed, and the one before that could tell says so too, by the same failure.
 
-    A single reading may be mistaken, two hardly. One without features says nothing against a collapse. Arguments as
-    `judge`.
+    A single reading may be mistaken, two hardly. A failure that is seen in the features is confirmed by the reading
+    that has features before; what lies between had none to tell. Arguments as `judge`.
     """
-    for count in range(len(readings), 0, -1):
-        said = judge(readings[:count], random, expected).state == "collapsed"
-        if count < len(readings) and (said or readings[count - 1].features is not None):
-            return said
-        if not said and count == len(readings):
+    now = judge(readings, random, expected)
+    if now.state != "collapsed":
+        return False
+    by_features = now.failure in _SEEN_IN_FEATURES and readings[-1].features is not None
+    for count in range(len(readings) - 1, 0, -1):
+        before = judge(readings[:count], random, expected)
+        if (before.state, before.failure) == ("collapsed", now.failure):
+            return True
+        if readings[count - 1].features is not None or not by_features:
             return False
     return False
 
