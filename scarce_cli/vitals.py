@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+#: what reading plain values raises that are not what was written
+NOT_AS_WRITTEN = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
+
 
 class Failure(StrEnum):
     """How a run can fail."""

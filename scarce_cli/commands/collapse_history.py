@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scarce_cli.vitals import NOT_AS_WRITTEN
+
 if TYPE_CHECKING:
     from scarce_cli.checkpoint import SavedEncoder
     from scarce_cli.config import RunConfig
@@ -24,7 +26,6 @@ _PARTS = 50  # readings that the steps of a log without any are summed up to
 _RECENT = 0.1  # of the run: what was said longer ago says nothing of a checkpoint
 _PLACES = {"kind", "step", "epoch", "lr", "weight_decay", "images_per_s"}  # of a line, beside what the method says
 _MOST_VALUES, _DEEPEST, _LONGEST, _LARGEST = 1_000_000, 12, 10_000, 1 << 62  # of what a checkpoint says
-_ODD = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Checkpoint:
 
         try:
             return RunConfig.model_validate_json(json.dumps(_plain(self.origin["settings"])))
-        except _ODD:
+        except NOT_AS_WRITTEN:
             return None
 
     def settings(self, kind: type[Method]) -> dict[str, Any] | None:
@@ -154,7 +155,7 @@ def _vitals(one: Checkpoint, notes: list[str]) -> tuple[Expectations | None, Col
         random = None if vitals["random"] is None else CollapseMetrics.from_plain(vitals["random"])
         readings = [Reading.from_plain(values) for values in vitals["readings"]]
         return Expectations.from_plain(vitals["expected"]), random, readings
-    except _ODD:
+    except NOT_AS_WRITTEN:
         notes.append(f"what {one.saved.path.name} says of its run cannot be read: left out")
         return None, None, []
 
@@ -168,7 +169,7 @@ def _log(one: Checkpoint, notes: list[str], *, sum_up: bool) -> tuple[CollapseMe
     try:
         lines = [line for line in read_metrics(path) if _step(line) <= one.step]
         random, readings = readings_of(lines)
-    except (*_ODD, OSError, RecursionError):
+    except (*NOT_AS_WRITTEN, OSError, RecursionError):
         notes.append(f"{path} cannot be read: left out")
         return None, []
     return random, readings or (readings_of_steps(lines, one) if sum_up else [])
@@ -195,18 +196,10 @@ def readings_of_steps(lines: Iterable[Mapping[str, Any]], one: Checkpoint) -> li
 
 
 def _signals(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    from scarce_cli.evaluation.collapse import summed_up
+
     names = dict.fromkeys(name for line in lines for name in line if name not in _PLACES)
-    found = {}
-    for name in names:
-        values = [_number(line[name]) for line in lines if name in line]
-        finite = [value for value in values if math.isfinite(value)]
-        if finite:
-            found[name] = math.fsum(finite) / len(finite)
-        if name == "loss":
-            spread = [(value - found["loss"]) ** 2 for value in finite]
-            found |= {"loss_std": math.sqrt(math.fsum(spread) / len(spread))} if spread else {"loss": math.nan}
-            found["loss_bad"] = 1 - len(finite) / len(values)
-    return found
+    return summed_up({name: [_number(line[name]) for line in lines if name in line] for name in names})
 
 
 def _step(line: Mapping[str, Any]) -> float:
@@ -245,7 +238,7 @@ def _built(one: Checkpoint, kind: type[Method] | None) -> Expectations | None:
         with torch.device("meta"):
             encoder = build_encoder(one.config.model.backbone, seed=0)
             return kind.build(encoder, settings, one.config.data.size).expectations()
-    except (*_ODD, ScarceError, RuntimeError):
+    except (*NOT_AS_WRITTEN, ScarceError, RuntimeError):
         return None
 
 

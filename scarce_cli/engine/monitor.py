@@ -2,15 +2,14 @@
 
 What is looked at is a copy of the encoder that a checkpoint would keep, in evaluation mode, on the same films each
 time; nothing of the training knows of it. Looks are frequent at the beginning, when a failing run is cheapest to stop,
-and take less than a hundredth of the time of a run.
+and after the first take about a hundredth of the time of a run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,11 +25,12 @@ from scarce_cli.evaluation.collapse import (
     is_confirmed,
     judge,
     readings_of,
+    summed_up,
 )
 from scarce_cli.evaluation.features import NotFinite, extract_features, extract_view_features
 from scarce_cli.models.resnet import Encoder, build_encoder
 from scarce_cli.runs import read_metrics
-from scarce_cli.vitals import changes
+from scarce_cli.vitals import NOT_AS_WRITTEN, changes
 
 _PARTS = 50  # looks at a short run
 _SHARE = 0.008  # of a run's time that measuring may take
@@ -53,7 +53,7 @@ class Monitor:
         self._rows = np.sort(drawn[:count])
         self._random, self._readings = self._earlier() if self._on else (None, [])
         self._encoder: Encoder | None = None
-        self._sums: dict[str, _Sum] = {}
+        self._heard: dict[str, list[float]] = {}  # since the last reading
         self._begun = state.step, state.seconds
         self._spent = self._cost = 0.0  # seconds of this session's looks, and of its last
 
@@ -61,7 +61,7 @@ class Monitor:
         """One step."""
         if self._on:
             for name, value in {"loss": report.loss, **report.scalars}.items():
-                self._sums.setdefault(name, _Sum()).add(value)
+                self._heard.setdefault(name, []).append(value)
 
     @property
     def due(self) -> bool:
@@ -85,8 +85,7 @@ class Monitor:
         begun, step = time.perf_counter(), self._state.step
         new = self._measure(self._random_start()) if self._random is None and self._has_time else None
         self._random = self._random or new
-        signals = {name: value for own in self._sums.items() for name, value in _said(*own).items()}
-        self._sums.clear()
+        signals, self._heard = summed_up(self._heard), {}
         at_start = new is not None and self._starts_there
         features = new if at_start else self._measure(self._copy()) if self._has_time else None
         reading = Reading(step, step / self._total_steps, features, signals)
@@ -138,7 +137,7 @@ class Monitor:
         lines = read_metrics(self._job.run.metrics)
         random, readings = readings_of(line for line in lines if line.get("step", 0) <= self._state.step)
         if not readings:
-            with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
+            with contextlib.suppress(*NOT_AS_WRITTEN):
                 readings = [Reading.from_plain(one) for one in self._state.vitals["readings"]]
                 kept = self._state.vitals["random"]
                 random = None if kept is None else CollapseMetrics.from_plain(kept)
@@ -185,7 +184,6 @@ class Monitor:
         """The encoder that a checkpoint would keep, apart from the one that is trained."""
         if self._encoder is None:
             self._encoder = build_encoder(self._job.config.model.backbone, seed=0).eval()
-        self._encoder.to(self._job.device)
         self._encoder.load_state_dict(self._state.method.evaluation_encoder().state_dict())
         return self._encoder
 
@@ -196,30 +194,3 @@ class Monitor:
             "random": None if self._random is None else self._random.as_plain(),
             "readings": [reading.as_plain() for reading in self._readings],
         }
-
-
-@dataclass
-class _Sum:
-    """Of the finite values of one name."""
-
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    others: int = 0  # that were not finite
-
-    def add(self, value: float) -> None:
-        if not math.isfinite(value):
-            self.others += 1
-            return
-        self.count += 1
-        self.total += value
-        self.squares += value * value
-
-
-def _said(name: str, values: _Sum) -> dict[str, float]:
-    """The mean; of the loss its spread from step to step as well, and the share of steps where it was not finite."""
-    mean = values.total / values.count if values.count else math.nan
-    if name != "loss":
-        return {name: mean}
-    spread = math.sqrt(max(0.0, values.squares / values.count - mean**2)) if values.count else math.nan
-    return {name: mean, "loss_std": spread, "loss_bad": values.others / (values.count + values.others)}

@@ -15,7 +15,7 @@ from scarce_cli.evaluation.collapse.geometry import (
 from scarce_cli.evaluation.collapse.lidar import lidar
 from scarce_cli.evaluation.collapse.log import RANDOM, READING, random_line, reading_line, readings_of
 from scarce_cli.evaluation.collapse.measures import CollapseMetrics, collapse_metrics, quick_metrics
-from scarce_cli.evaluation.collapse.reading import Reading
+from scarce_cli.evaluation.collapse.reading import Reading, summed_up
 from scarce_cli.evaluation.collapse.spectrum import (
     PowerLaw,
     effective_rank,
@@ -56,5 +56,6 @@ __all__ = [
     "retrieval",
     "singular_values",
     "spectrum",
+    "summed_up",
     "uniformity",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 _SAFE = 1e-200  # a sum of squares from here to its inverse has neither underflowed nor overflowed
 _ROWS = 512  # films that are compared with all others at once
-_ROUNDINGS = 16  # of its dtype, which a feature gathers on its way through a network
+ROUNDINGS = 16  # of its dtype, which a feature gathers on its way through a network
 
 
 def l2_normalize(x_ND: Floats) -> Floats:
@@ -32,7 +32,7 @@ def dimension_std(x_ND: NDArray[np.floating], *, unbiased: bool = True) -> Float
 def dead_dimensions(x_ND: NDArray[np.floating]) -> int:
     """Dimensions in which all films have the same value, up to rounding of the dtype the features come in."""
     spread = np.ptp(x_ND, axis=0)
-    return int((spread <= _ROUNDINGS * np.finfo(x_ND.dtype).eps * np.abs(x_ND).max(axis=0)).sum())
+    return int((spread <= ROUNDINGS * np.finfo(x_ND.dtype).eps * np.abs(x_ND).max(axis=0)).sum())
 
 
 def mean_pairwise_cosine(unit_ND: Floats) -> float:

@@ -7,10 +7,10 @@ from typing import Any
 
 from scarce_cli.evaluation.collapse.measures import CollapseMetrics
 from scarce_cli.evaluation.collapse.reading import Reading
+from scarce_cli.vitals import NOT_AS_WRITTEN
 
 READING, RANDOM = "collapse", "random"  # kinds of lines
 _SIGNALS, _PLACES = "signals", ("step", "progress")
-_ODD = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
 
 def reading_line(reading: Reading) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def readings_of(lines: Iterable[Mapping[str, Any]]) -> tuple[CollapseMetrics | N
                 random = CollapseMetrics.from_plain(line)
             elif line.get("kind") == READING:
                 readings.append(_reading(line))
-        except _ODD:
+        except NOT_AS_WRITTEN:
             continue
     return random, readings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,3 +47,20 @@ class Reading:
             None if features is None else CollapseMetrics.from_plain(features),
             {str(name): math.nan if value is None else float(value) for name, value in values["signals"].items()},
         )
+
+
+def summed_up(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Signals of some steps, by name: means of what is finite; a name without any is left out, but for the loss (NaN).
+
+    Of the loss also ``loss_std``, from step to step, and ``loss_bad``, the share of the steps where it was not finite.
+    """
+    found = {}
+    for name, given in values.items():
+        finite = [value for value in given if math.isfinite(value)]
+        if finite:
+            found[name] = math.fsum(finite) / len(finite)
+        if name == "loss":
+            spread = [(value - found["loss"]) ** 2 for value in finite]
+            found |= {"loss_std": math.sqrt(math.fsum(spread) / len(spread))} if spread else {"loss": math.nan}
+            found["loss_bad"] = 1 - len(finite) / len(given)
+    return found

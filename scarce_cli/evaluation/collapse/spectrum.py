@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scarce_cli.evaluation.collapse.geometry import ROUNDINGS
+
 Floats = NDArray[np.float64]
 
 RANKME_ADDED = 1e-7  # to every share
 _EPS = float(np.finfo(np.float64).eps)
-_ROUNDINGS = 16  # of its dtype, which a feature gathers on its way through a network
 _GRAM_ERROR = 4 * _EPS  # of a Gram matrix's eigenvalues, as a vector, over their sum: measured, below 2.5 eps
 _ENTROPY_ERROR = 5e-10  # how far a Gram matrix may put an entropy off, and so a rank, relatively
 _FIRST, _LAST, _FEWEST = 6, 100, 10  # of the power law's fit: indices from 1, and how many there must be
@@ -114,7 +115,7 @@ def power_law(x_ND: NDArray[np.floating], centred_M: Floats) -> PowerLaw | None:
 
 def is_constant(deviations_ND: Floats, x_ND: Floats, dtype: np.dtype[np.floating]) -> bool:
     """Whether the features' ``deviations_ND`` from their mean may be nothing but rounding in ``dtype``, theirs."""
-    share = max(max(x_ND.shape) * _EPS, _ROUNDINGS * float(np.finfo(dtype).eps))
+    share = max(max(x_ND.shape) * _EPS, ROUNDINGS * float(np.finfo(dtype).eps))
     return bool(np.linalg.norm(deviations_ND) <= share * np.linalg.norm(x_ND))
 
 
