@@ -69,6 +69,7 @@ class SavedEncoder:
     epoch: int
     seed: int  # of the run; `build_encoder(info.backbone, seed=seed)` is its random start (model.init or not)
     data: Mapping[str, Any]  # {"folder", "digest", "films"} of the data set it was trained on
+    trained_on: torch.Tensor | None = None  # (films,) int64: `data.manifest.pixel_keys`; None in older checkpoints
 
 
 def save(
@@ -84,7 +85,7 @@ def save(
 
     Args:
         encoder: state dict of the encoder that evaluation should use.
-        origin: plain values: method, preset, step, epoch, seed, settings, data.
+        origin: method, preset, step, epoch, seed, settings, data (plain values), trained_on (a tensor).
         state: everything to go on with (method, optimizer, ...); None for an encoder alone.
         previous: where to keep what stands under ``path`` now; it is touched only when the new one is whole.
 
@@ -199,10 +200,9 @@ def _check_container(path: Path, handle: IO[bytes], *, verify: bool) -> None:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    names = [entry.filename for entry in entries]
-    if any("/code/" in name or name.endswith(_CODE) for name in names):
+    if any("/code/" in entry.filename or entry.filename.endswith(_CODE) for entry in entries):
         raise UnsafeInput(f"{path} is an exported program, which holds code", _OWN_ONLY)
-    if not any(name.endswith("data.pkl") for name in names):
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
         raise UsageError(f"{path} is not a checkpoint", _NAME_ONE)
     # torch stores entries as they are, so what is declared must fit in the file: no bomb can unfold.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
@@ -253,17 +253,25 @@ def encoder_of(payload: Mapping[str, Any], digest: str, path: Path) -> SavedEnco
             epoch=_typed(origin["epoch"], int),
             seed=_typed(origin["seed"], int),
             data=_typed(origin["data"], dict),
+            trained_on=film_keys(path, origin.get("trained_on")),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UsageError(f"{path} is not a checkpoint of this version of scarce", _OWN_ONLY) from None
 
 
+def film_keys(path: Path, value: Any) -> torch.Tensor | None:
+    """What a checkpoint says it was trained on. ValueError for anything but keys of films; raises as `check_tensor`."""
+    if value is not None:
+        check_tensor(path, "trained_on", value)
+        if value.dtype != torch.int64 or value.dim() != 1:
+            raise ValueError
+    return value
+
+
 def _info(values: Mapping[str, Any]) -> EncoderInfo:
     """ValueError for numbers that no run can have: they would be allocated or divided by."""
-    info = EncoderInfo(**values)
-    _typed(info.backbone, str)
-    numbers = (_typed(info.size, int), float(info.mean), float(info.std))
-    if not (0 < numbers[0] <= _LARGEST_SIZE and all(map(math.isfinite, numbers)) and numbers[2] > 0):
+    info = EncoderInfo(**{**values, "backbone": _typed(values["backbone"], str)})
+    if not (0 < _typed(info.size, int) <= _LARGEST_SIZE and math.isfinite(info.mean) and 0 < info.std < math.inf):
         raise ValueError
     return info
 

@@ -32,6 +32,7 @@ class FirstWeights:
 
     state: dict[str, Tensor]  # for the encoder, every name of it
     digest: str  # SHA-256 of the file
+    trained_on: Tensor | None = None  # films that a checkpoint of scarce was trained on, as `SavedEncoder` has them
 
 
 def read_weights(path: Path, wanted: Mapping[str, Tensor], backbone: str) -> FirstWeights:
@@ -51,16 +52,16 @@ def read_weights(path: Path, wanted: Mapping[str, Tensor], backbone: str) -> Fir
     """
     remedy = _REMEDY.format(backbone)
     try:
-        found, digest = _read(path)
-        return FirstWeights(_fitted(path, found, wanted, backbone), digest)
+        found, digest, trained_on = _read(path)
+        return FirstWeights(_fitted(path, found, wanted, backbone), digest, trained_on)
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror or error}", "check the permissions") from error
     except (UsageError, UnsafeInput, DamagedData) as error:
         raise type(error)(error.message, remedy) from None
 
 
-def _read(path: Path) -> tuple[Any, str]:
-    """What the file holds, by its first bytes, and its SHA-256."""
+def _read(path: Path) -> tuple[Any, str, Tensor | None]:
+    """What the file holds, by its first bytes, its SHA-256, and the films it was trained on if it says so."""
     if not path.is_file():
         raise UsageError(f"the weights {path} {'are a folder' if path.is_dir() else 'do not exist'}")
     with open(path, "rb") as handle:
@@ -68,19 +69,20 @@ def _read(path: Path) -> tuple[Any, str]:
         if start[:4] == b"PK\x03\x04":
             return _read_archive(path)
         if start[:1] == b"\x80" and start[257:262] != b"ustar":
-            return _read_old(path, handle), sha256(path)
+            return _read_old(path, handle), sha256(path), None
     if start[8:9] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path), sha256(path)
+        return _read_safetensors(path), sha256(path), None
     if start[257:262] == b"ustar":
         raise UnsafeInput(f"{path} is a tar file, which may hold code")
     raise UsageError(f"{path} is no file of weights")
 
 
-def _read_archive(path: Path) -> tuple[Any, str]:
+def _read_archive(path: Path) -> tuple[Any, str, Tensor | None]:
     payload, digest = checkpoint.read_archive(path)
     if checkpoint.is_own(payload):
-        return checkpoint.encoder_of(payload, digest, path).state, digest
-    return payload, digest
+        saved = checkpoint.encoder_of(payload, digest, path)
+        return saved.state, digest, saved.trained_on
+    return payload, digest, None
 
 
 def _read_old(path: Path, handle: IO[bytes]) -> Any:

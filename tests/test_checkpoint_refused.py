@@ -338,3 +338,20 @@ def test_a_tensor_that_is_not_plain_numbers_is_refused(kind: str) -> None:
     _save({"w": NOT_PLAIN[kind]()})
     with pytest.raises(UnsafeInput, match=r"a\.pt: 'w' is no plain tensor"):
         load_encoder(PATH)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (torch.zeros(3), UsageError),
+        (torch.zeros((2, 2), dtype=torch.int64), UsageError),
+        ([1, 2], UsageError),
+        (torch.zeros(1, dtype=torch.int64).expand(1 << 40), UnsafeInput),
+    ],
+    ids=["float", "table", "list", "unfolds"],
+)
+def test_films_it_was_trained_on_are_a_row_of_keys(value: object, kind: type[Exception]) -> None:
+    encoder = {"w": torch.ones(2)}
+    save(PATH, encoder=encoder, info=EncoderInfo(**INFO), origin={**ORIGIN, "trained_on": value})  # type: ignore[arg-type]
+    with pytest.raises(kind):
+        load_encoder(PATH)

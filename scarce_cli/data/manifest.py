@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from scarce_cli.errors import DamagedData, UnsafeInput
@@ -54,6 +57,7 @@ class Row:
     squares: int = 0
 
 
+_HASH = re.compile("[0-9a-f]{32}")
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 _TYPES = {field.name: _KINDS[str(field.type)] for field in fields(Row)}
 
@@ -130,6 +134,34 @@ def _row(cells: dict[str, str]) -> Row:
         name: cells[name] == "1" if kind is bool else kind(cells[name]) for name, kind in _TYPES.items()
     }
     return Row(**values)
+
+
+def pixel_hashes(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """The hash of each named film's decoded pixels, "" where manifest.csv has none (or there is no such file).
+
+    Only two columns are read: a hundred thousand films take half a second. Raises DamagedData.
+    """
+    path = folder / MANIFEST
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
+            lines = csv.reader(handle)
+            header = next(lines)
+            name, pixels = header.index("path"), header.index("pixel_hash")
+            known = {cells[name]: cells[pixels] for cells in lines}
+    except FileNotFoundError:
+        return ("",) * len(names)
+    except (csv.Error, ValueError, IndexError, StopIteration) as error:
+        raise DamagedData(f"{path} cannot be read: {error}", "run scarce preprocess again") from error
+    return tuple(known.get(one, "") for one in names)
+
+
+def pixel_keys(hashes: Iterable[str]) -> npt.NDArray[np.int64]:
+    """The first 64 bits of each hash, ascending and distinct; what is no hash is left out.
+
+    Enough to know a film again: among a hundred thousand films, two that differ share a key once in 10^9 times.
+    """
+    keys = [int(one[:16], 16) for one in hashes if _HASH.fullmatch(one)]
+    return np.unique(np.array(keys, np.uint64).view(np.int64))
 
 
 def films_digest(rows: Iterable[Row]) -> str:

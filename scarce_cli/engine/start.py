@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from scarce_cli.data.cache import Cache
+from scarce_cli.data.manifest import pixel_hashes, pixel_keys
 from scarce_cli.engine.device import grad_scaler
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.optim import build_optimizer
-from scarce_cli.engine.state import TrainState
+from scarce_cli.engine.state import TrainState, joined_keys
 from scarce_cli.files import sha256
 from scarce_cli.models.ranks import world_size
 from scarce_cli.models.resnet import Encoder, build_encoder
 from scarce_cli.models.sync_batch_norm import synchronise_batch_norms
-from scarce_cli.weights import read_weights
+from scarce_cli.weights import FirstWeights, read_weights
 
 
 def build_state(job: Job) -> TrainState:
@@ -31,7 +34,7 @@ def build_state(job: Job) -> TrainState:
         gradient_checkpointing=config.model.gradient_checkpointing,
         zero_init_residual=config.model.zero_init_residual,
     )
-    digest = _load_first(encoder, job)  # before the method is built: a teacher starts as its copy
+    first = _load_first(encoder, job)  # before the method is built: a teacher starts as its copy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed + 1)
         method = job.method_class.build(encoder, job.method_settings, config.data.size)
@@ -44,21 +47,26 @@ def build_state(job: Job) -> TrainState:
         method=method,
         optimizer=build_optimizer(method.trained_parameters(), config.optimizer),
         scaler=grad_scaler(job.device, config.run.precision),
-        init_digest=digest,
+        init_digest=first.digest,
+        trained_on=joined_keys(_own_keys(job.cache), first.trained_on),
     )
 
 
-def _load_first(encoder: Encoder, job: Job) -> str:
-    """Fill the encoder from ``model.init``; returns the file's SHA-256.
+def _own_keys(cache: Cache) -> Tensor:
+    return torch.from_numpy(pixel_keys(pixel_hashes(cache.folder, cache.names)))
+
+
+def _load_first(encoder: Encoder, job: Job) -> FirstWeights:
+    """Fill the encoder from ``model.init``; returns what the file was.
 
     A run that goes on has its weights in its checkpoint: the file is then looked at only to notice a change, and
-    need not be there any more ("").
+    need not be there any more (its SHA-256 is then "").
     """
     path = Path(job.config.model.init)
     if not job.config.model.init:
-        return ""
+        return FirstWeights({}, "")
     if job.resume and (job.run.last.exists() or job.run.previous.exists()):
-        return sha256(path) if path.is_file() else ""
+        return FirstWeights({}, sha256(path) if path.is_file() else "")
     found = read_weights(path, encoder.state_dict(), job.config.model.backbone)
     encoder.load_state_dict(found.state)
-    return found.digest
+    return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import EncoderInfo
@@ -50,6 +51,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
     init_digest: str = ""  # SHA-256 of the file that the encoder started from; "": drawn by the seed, or not looked at
+    trained_on: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # see `SavedEncoder`
     step: int = 0  # steps done
     bad_in_a_row: int = 0  # steps skipped for a non-finite loss, without a good one between
     bad_steps: int = 0
@@ -104,7 +106,13 @@ class Identity:
 
 
 def _origin(identity: Identity, state: TrainState, epoch: int) -> dict[str, Any]:
-    return {**identity.origin(state.step, epoch), "init_digest": state.init_digest, "vitals": state.vitals}
+    more = {"init_digest": state.init_digest, "vitals": state.vitals, "trained_on": state.trained_on}
+    return {**identity.origin(state.step, epoch), **more}
+
+
+def joined_keys(own: Tensor, before: Tensor | None) -> Tensor:
+    """All films that an encoder has seen, here and before: ascending, distinct."""
+    return own if before is None else torch.unique(torch.cat([own, before]))
 
 
 def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) -> None:
@@ -209,6 +217,7 @@ def _restore(path: Path, identity: Identity, state: TrainState, override: bool) 
     state.epoch_sums = saved["epoch_sums"]
     state.seconds = float(saved.get("seconds", 0.0))
     state.vitals = payload["origin"].get("vitals", {})
+    state.trained_on = joined_keys(state.trained_on, checkpoint.film_keys(path, payload["origin"].get("trained_on")))
     torch.set_rng_state(saved["torch_rng"])
     changes = _differences({"processes": "1", **saved["machine"]}, state.machine)
     warnings = [f"the resumed run is not bit-identical: {'; '.join(changes)}"] if changes else []

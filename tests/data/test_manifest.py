@@ -16,6 +16,8 @@ from scarce_cli.data.manifest import (
     cache_order,
     films_digest,
     measure,
+    pixel_hashes,
+    pixel_keys,
     read_manifest,
     row_from_json,
     row_to_json,
@@ -45,6 +47,21 @@ def test_round_trip_of_csv_and_journal(tmp_path: Path) -> None:
 
 def test_no_manifest_has_no_rows(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == []
+
+
+def test_pixel_hashes_are_found_by_name(tmp_path: Path) -> None:
+    assert pixel_hashes(tmp_path, ["plain.png"]) == ("",)
+    write_manifest(tmp_path, rows())
+    hashes = [f"{number:032x}" for number in range(len(NAMES))]
+    assert pixel_hashes(tmp_path, [*NAMES[::-1], "bad.png", "gone.png"]) == (*hashes[::-1], "", "")
+    (tmp_path / "manifest.csv").write_text("path,status\nx,done\n")
+    with pytest.raises(DamagedData, match=r"manifest\.csv"):
+        pixel_hashes(tmp_path, ["x"])
+
+
+def test_keys_are_the_first_64_bits_in_order() -> None:
+    hashes = ["f" * 16 + "0" * 16, "0" * 15 + "1" + "e" * 16, "f" * 32, "", "no hash", "7" * 31]
+    assert pixel_keys(hashes).tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("text", ["path,status\nx.png,done\n", "\x00\n", "path\n1,2,3\n"])

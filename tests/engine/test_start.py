@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scarce_cli import checkpoint
+from scarce_cli.data.manifest import pixel_keys, read_manifest
 from scarce_cli.engine.start import build_state
 from scarce_cli.errors import UsageError
 from scarce_cli.evaluation.features import random_encoder
@@ -106,3 +107,24 @@ def test_zero_init_residual_is_what_training_starts_from_and_not_the_baseline(
     assert float(end.state["layer1.0.bn2.weight"].abs().sum()) > 0
     plain = build_encoder("resnet18", seed=0).state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in random_encoder(end).state_dict().items())
+
+
+def test_a_run_knows_the_films_it_is_trained_on_and_those_before(dataset: Path, make_job: Callable) -> None:
+    """By the key of their pixels; a run that starts from a checkpoint adds what that one had seen."""
+    own = pixel_keys(row.pixel_hash for row in read_manifest(dataset))
+    state = build_state(make_job())
+    assert (len(own), state.trained_on.tolist()) == (48, own.tolist())
+    before = torch.tensor([-5, int(own[0])])
+    origin = {"method": "spark", "epoch": 1, "seed": 0, "data": {}, "trained_on": before}
+    encoder = build_encoder("resnet18", seed=0).state_dict()
+    checkpoint.save(Path("b.pt"), encoder=encoder, info=checkpoint.EncoderInfo("resnet18", 32, 0.5, 0.2), origin=origin)
+    second = build_state(make_job(f"model.init={Path('b.pt').absolute()}"))
+    assert second.trained_on.tolist() == sorted({-5, *own.tolist()})
+
+
+def test_a_checkpoint_says_what_it_was_trained_on(train: Callable, saved: Callable, dataset: Path) -> None:
+    train()
+    assert len(saved()["origin"]["trained_on"]) == 48
+    found = checkpoint.load_encoder(Path("runs/a/last.pt")).trained_on
+    assert found is not None
+    assert found.tolist() == pixel_keys(row.pixel_hash for row in read_manifest(dataset)).tolist()
