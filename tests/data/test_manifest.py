@@ -14,6 +14,7 @@ from scarce_cli.data.manifest import (
     SKIPPED,
     Row,
     cache_order,
+    film_columns,
     films_digest,
     measure,
     pixel_hashes,
@@ -54,6 +55,8 @@ def test_pixel_hashes_are_found_by_name(tmp_path: Path) -> None:
     write_manifest(tmp_path, rows())
     hashes = [f"{number:032x}" for number in range(len(NAMES))]
     assert pixel_hashes(tmp_path, [*NAMES[::-1], "bad.png", "gone.png"]) == (*hashes[::-1], "", "")
+    found = film_columns(tmp_path, [NAMES[1], "gone.png"], ("bits", "width"))
+    assert found == {"bits": ("8", ""), "width": ("30", "")}
     (tmp_path / "manifest.csv").write_text("path,status\nx,done\n")
     with pytest.raises(DamagedData, match=r"manifest\.csv"):
         pixel_hashes(tmp_path, ["x"])
