@@ -153,6 +153,7 @@ class Method(nn.Module, ABC):
 
     settings_type: ClassVar[type[Settings]]
     cures: ClassVar[Mapping[Failure, Sequence[Cure]]] = {}  # the method's own, most likely first; see `cures_for`
+    unfreeze_from: ClassVar[int] = 2  # first stage, 1 to 4, that few-shot fine-tuning trains; 5: none
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

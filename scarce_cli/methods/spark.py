@@ -114,6 +114,7 @@ class SparK(Method):
     """An encoder that is shown some patches, and a decoder that paints the others."""
 
     settings_type = SparKSettings
+    unfreeze_from: ClassVar[int] = 3  # as published; the other methods train one stage more
     cures: ClassVar[Mapping[Failure, Sequence[Cure]]] = {
         Failure.NOT_LEARNING: (
             Cure("method.noisy_target", False, "noise cannot be predicted"),

@@ -194,3 +194,8 @@ def test_a_default_of_the_method_counts_as_a_value_that_the_run_has() -> None:
     keys = {cure.key for cure in method_class("dino").cures_for(Failure.ONE_HOT_TEACHER, {"method": {}})}
     assert keys >= {"method.centring", "method.teacher_temperature"}
     assert "method.freeze_last_layer_epochs" not in keys
+
+
+def test_fine_tuning_trains_the_stages_that_were_published() -> None:
+    first = {name: method_class(name).unfreeze_from for name in TABLE}
+    assert first == {"spark": 3, "moco": 2, "barlow": 2, "dino": 2}
