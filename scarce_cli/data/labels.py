@@ -8,34 +8,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from scarce_cli.data.labels_columns import FINDINGS, IMAGE, PATIENT, VIEW, Columns
 from scarce_cli.data.labels_match import Matched, match, plain_path
-from scarce_cli.data.labels_tables import Record, Table, column_key, listing, open_table
+from scarce_cli.data.labels_tables import Record, Table, open_table
 from scarce_cli.errors import UnsafeInput, UsageError
 
 __all__ = ["NORMAL", "Labels", "Matched", "match", "read_labels"]
-
-# Accepted column names, best first; compared without case, spaces and punctuation.
-IMAGE: tuple[str, ...] = (
-    *("image", "imageindex", "imageid", "imagename", "imagepath", "imagefile"),
-    *("filename", "filepath", "path", "file", "dicomid"),
-)
-PATIENT = ("patientid", "patient", "patientnumber", "subjectid", "subject")
-FINDINGS: tuple[str, ...] = (
-    *("findings", "findinglabels", "labels", "label", "finding", "findinglabel"),
-    *("diagnosis", "class", "classname"),
-)
-VIEW = ("projection", "view", "viewposition", "appa", "frontallateral")
 
 NORMAL = frozenset({"no finding", "no findings", "normal"})
 """Names, in lower case, that say a film shows nothing."""
 
 _NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "[]", "[nan]"})
-_YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"", "0", "0.0", "-1", "-1.0", "false", "nan"})
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LIST = re.compile(rf"\[[\s,]*(?:{_QUOTED}[\s,]*)*\]")
 _ITEM = re.compile(_QUOTED)
@@ -52,6 +40,8 @@ class Labels:
     patient and ``problems`` says so. findings: stripped names as in the table, empty where it states none.
     A film without findings is not one that is known to be normal ("No Finding", "normal").
     views: projection as written ("PA", "AP", ...), empty where unknown. problems: one line of text each.
+    columns: name -> what the table says of every film in a column that is neither image, patient nor findings
+    (the view's is one of them), as written, of joined rows the first's. Columns without a name are left out.
     """
 
     images: tuple[str, ...]
@@ -60,6 +50,7 @@ class Labels:
     views: tuple[str, ...]
     problems: tuple[str, ...]
     path: Path
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def names(self) -> dict[str, int]:
         """Finding -> number of films that show it, the most frequent first."""
@@ -79,7 +70,7 @@ def read_labels(path: Path) -> Labels:
     DamagedData (broken gzip), ResourceError (not readable).
     """
     table = open_table(path, (*IMAGE, *PATIENT, *FINDINGS, *VIEW))
-    columns = _Columns.find(table)
+    columns = Columns.find(table)
     films: dict[str, _Film] = {}
     problems = _Problems()
     if columns.patient is None:
@@ -100,10 +91,11 @@ def read_labels(path: Path) -> Labels:
     return Labels(
         images=tuple(film.image for film in good),
         patients=tuple(film.patient for film in good),
-        findings=tuple(columns.keep(film.findings) for film in good),
+        findings=tuple(columns.keep_findings(film.findings) for film in good),
         views=tuple(film.view for film in good),
-        problems=(*problems.report(), *columns.report(good)),
+        problems=(*problems.report(), *columns.report([film.line for film in good if not film.findings])),
         path=path,
+        columns=columns.keep_cells([film.cells for film in good]),
     )
 
 
@@ -114,6 +106,7 @@ class _Film:
     patient: str
     findings: frozenset[str]
     view: str
+    cells: tuple[str, ...]
     contradictory: bool = False
 
 
@@ -134,78 +127,7 @@ class _Problems:
         return self.lines + ([f"and {self.more:,} more problems"] if self.more else [])
 
 
-@dataclass
-class _Columns:
-    """Where the columns stand. ``wide``: name -> column, while every value seen there was 0, 1 or empty."""
-
-    image: int
-    patient: int | None
-    findings: int | None
-    view: int | None
-    wide: dict[str, int]
-    dropped: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-
-    @classmethod
-    def find(cls, table: Table) -> _Columns:
-        image, patient = _column(table, IMAGE), _column(table, PATIENT)
-        findings, view = _column(table, FINDINGS), _column(table, VIEW)
-        if image is None:
-            raise _missing("image", IMAGE, table)
-        taken = {image, patient, view}
-        wide = {name: i for i, name in enumerate(table.header) if name and i not in taken}
-        return cls(image, patient, findings, view, {} if findings is not None else wide)
-
-    def positives(self, record: Record) -> frozenset[str]:
-        """The wide columns that hold 1; a column with any other value turns out to be no finding."""
-        found = []
-        for name, column in list(self.wide.items()):
-            value = record.fields[column].casefold()
-            if value in _YES:
-                found.append(name)
-            elif value not in _NO:
-                del self.wide[name]
-                if name in self.seen:
-                    self.dropped.append(f"{record.where}: column {name!r} holds {value[:40]!r}: not a finding")
-        self.seen.update(found)
-        return frozenset(found)
-
-    def keep(self, findings: frozenset[str]) -> frozenset[str]:
-        return findings if self.findings is not None else findings & self.wide.keys()
-
-    def require_findings(self, table: Table, rows: bool) -> None:
-        if rows and self.findings is None and not self.seen & self.wide.keys():
-            raise _missing("findings", FINDINGS, table)
-
-    def report(self, films: list[_Film]) -> list[str]:
-        silent = [film.line for film in films if not film.findings] if self.findings is not None else []
-        first = f"(first: line {min(silent, default=0)})"
-        note = f"{len(silent):,} films have no finding, not even a normal one {first}"
-        return self.dropped + ([note] if silent else [])
-
-
-def _column(table: Table, accepted: tuple[str, ...]) -> int | None:
-    keys = [column_key(name) for name in table.header]
-    for name in accepted:
-        if keys.count(name) > 1:
-            raise UsageError(
-                f"{table.path} has {keys.count(name)} columns named {table.header[keys.index(name)]!r}",
-                "rename or remove all but one",
-            )
-        if name in keys:
-            return keys.index(name)
-    return None
-
-
-def _missing(what: str, accepted: tuple[str, ...], table: Table) -> UsageError:
-    also = ", or one column of 0 and 1 per finding" if what == "findings" else ""
-    return UsageError(
-        f"{table.path} has no {what} column; it has {listing(table.header)}",
-        f"name the column one of: {', '.join(accepted)} (case, spaces and punctuation do not matter){also}",
-    )
-
-
-def _read_row(record: Record, columns: _Columns, table: Table, problems: _Problems) -> _Film | None:
+def _read_row(record: Record, columns: Columns, table: Table, problems: _Problems) -> _Film | None:
     """One row as a film, or None with the reason in ``problems``; UnsafeInput for a path that is not safe."""
     try:
         width = len(table.header)
@@ -221,7 +143,7 @@ class _Unusable(Exception):
     """Why a row cannot be used."""
 
 
-def _as_film(record: Record, columns: _Columns, table: Table) -> _Film:
+def _as_film(record: Record, columns: Columns, table: Table) -> _Film:
     cells = [columns.image, columns.patient, columns.findings]
     if any("\n" in (text := record.fields[i]) and table.delimiter in text for i in cells if i is not None):
         raise _Unusable("a quote is not closed")
@@ -233,7 +155,8 @@ def _as_film(record: Record, columns: _Columns, table: Table) -> _Film:
     patient = named if named.casefold() not in _NOTHING else image
     view = "" if columns.view is None else record.fields[columns.view]
     findings = columns.positives(record) if columns.findings is None else _parse(record.fields[columns.findings])
-    return _Film(record.line, image, patient, findings, "" if view.casefold() in _NOTHING else view)
+    view = "" if view.casefold() in _NOTHING else view
+    return _Film(record.line, image, patient, findings, view, columns.cells(record))
 
 
 def _require_safe(image: str, record: Record, table: Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,40 @@ def test_b2_rows_that_contradict_each_other_leave_the_film_out(tmp_path: Path) -
     assert "with and without a finding" in labels.problems[1]
 
 
+def test_further_columns_are_kept_as_written(tmp_path: Path) -> None:
+    labels = read(tmp_path, NIH)
+    assert dict(labels.columns) == {
+        "Follow-up #": ("0", "1", "0"),
+        "Patient Age": ("57", "58", "80"),
+        "Patient Gender": ("M", "M", "M"),
+        "View Position": ("PA", "AP", "PA"),
+        "OriginalImage[Width": ("2682", "2894", "2500"),
+        "Height]": ("2749", "2729", "2048"),
+        "OriginalImagePixelSpacing[x": ("0.14300000000000002", "0.14300000000000002", "0.171"),
+        "y]": ("0.14300000000000002", "0.14300000000000002", "0.171"),
+    }
+    padchest = read(tmp_path, PADCHEST).columns
+    assert set(padchest) == {"ImageDir", "ViewPosition_DICOM", "Projection", "MethodLabel", "labelCUIS"}
+    assert padchest["ViewPosition_DICOM"][:3] == ("POSTEROANTERIOR", "LATERAL", "nan")
+
+
+def test_columns_that_are_findings_are_no_further_columns(tmp_path: Path) -> None:
+    labels = read(tmp_path, "path,Sex,view,Edema,Mass,score\na.png,F,PA,1,0,1\nb.png,M,AP,0,,2.5\n")
+    assert labels.names() == {"Edema": 1}
+    assert dict(labels.columns) == {"Sex": ("F", "M"), "view": ("PA", "AP"), "score": ("1", "2.5")}
+
+
+def test_further_columns_follow_their_films_and_say_when_a_name_is_taken(tmp_path: Path) -> None:
+    labels = read(
+        tmp_path,
+        "image,patient,label,source,,source\na.png,1,Mass, north ,x,y\nb.png,2\nc.png,3,Mass,south,x,y\n"
+        "a.png,1,Mass,west,x,y\nd.png,4,Mass,,x,y\nc.png,9,Mass,south,x,y\n",
+    )
+    assert labels.images == ("a.png", "d.png")
+    assert dict(labels.columns) == {"source": ("north", "")}
+    assert "column 6 is another 'source': ignored" in labels.problems
+
+
 def test_a_flood_of_bad_rows_is_counted_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels_module, "_MAX_PROBLEMS", 5)
     labels = read(tmp_path, "image,patient_id,findings\n" + "a\n" * 20 + "a.png,P1,Mass\n")
@@ -202,6 +237,11 @@ def test_the_real_tables(cxr: Path) -> None:
     own = read_labels(cxr / "labels.csv")
     assert (len(own.images), len(set(own.patients)), own.problems) == (6102, 3111, ())
     assert own.names()["Bacterial pneumonia"] == 2063
+    assert Counter(own.columns["note"])["paediatric"] == 4354
     nih = read_labels(cxr / "nih_Data_Entry_2017_v2020.csv.gz")
     assert (len(nih.images), len(set(nih.patients)), nih.problems) == (112_120, 30_805, ())
     assert nih.names()["No Finding"] == 60_361
+    assert len(nih.columns) == 8
+    ages = nih.columns["Patient Age"]
+    assert len(ages) == 112_120
+    assert len({id(age) for age in ages}) == len(set(ages))  # equal cells are one string
