@@ -7,7 +7,6 @@ same draws and the same test films, so differences are paired.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 
 from scarce_cli.errors import UsageError
 from scarce_cli.evaluation.collapse import l2_normalize
-from scarce_cli.evaluation.logistic import fit_logistic
+from scarce_cli.evaluation.fewshot.drawing import in_test_part
+from scarce_cli.evaluation.fewshot.logistic import fit_logistic
 from scarce_cli.evaluation.statistics import Estimate, auc, bootstrap_means, summarize
 from scarce_cli.presets import nearest
 
@@ -101,20 +101,6 @@ class Skipped:
     negative: str
     shots: int | None
     reason: str
-
-
-def in_test_part(patients: Sequence[str], fraction: float, seed: int) -> Bools:
-    """Which films belong to test patients. Depends on each patient's name alone, so a patient is on the
-    same side for every finding and however many films are added later."""
-    side = {patient: _position(patient, seed) < fraction for patient in set(patients)}
-    return np.array([side[patient] for patient in patients], dtype=bool)
-
-
-def _position(patient: str, seed: int) -> float:
-    """A number in [0, 1) from a name. A checksum will not do: in CRC-32 another seed moves all names of one
-    length alike, so the same patients would always be tested together."""
-    digest = hashlib.blake2b(f"{seed}/{patient}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
 
 
 def make_task(films: Films, finding: str, negative: str | None, settings: ProbeSettings) -> Task:

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from scarce_cli.evaluation.choose_c import Scoring, choose_c, stratified_folds
 from scarce_cli.evaluation.collapse import l2_normalize
-from scarce_cli.evaluation.logistic import LinearModel, fit_logistic
+from scarce_cli.evaluation.fewshot.choose_c import Scoring, choose_c
+from scarce_cli.evaluation.fewshot.folds import stratified_folds
+from scarce_cli.evaluation.fewshot.logistic import LinearModel, fit_logistic
 from scarce_cli.evaluation.statistics import auc
 from tests.official.common import EXACT, Check, Data, Family, close
 
@@ -86,7 +87,7 @@ def _cross_validation(data: Data, scoring: Scoring) -> None:
     cs = [float(c) for c in np.asarray(data["Cs"])]
     found = choose_c(train, labels, cs, scoring=scoring, folds=int(data["cv_n_folds"]))
     wanted, loose = np.asarray(data[f"cv_{scoring}_scores"], np.float64), scoring == "neg_log_loss"
-    np.testing.assert_allclose(found.scores, wanted, rtol=1e-4 if loose else EXACT, atol=1e-5 if loose else 0)
+    np.testing.assert_allclose(found.scores_KC, wanted, rtol=1e-4 if loose else EXACT, atol=1e-5 if loose else 0)
     assert found.c == data[f"cv_{scoring}_chosen_C"]
     assert found.tied == data[f"cv_{scoring}_tied_best"]
     model = fit_logistic(train, labels, found.c)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from scarce_cli.evaluation.logistic import LinearModel, fit_logistic
+from scarce_cli.evaluation.fewshot.logistic import LinearModel, fit_logistic
 
 STEADY = settings(max_examples=30, deadline=None, derandomize=True)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from scarce_cli.evaluation.choose_c import Scoring, choose_c, stratified_folds
+from scarce_cli.evaluation.fewshot.choose_c import Scoring, choose_c
+from scarce_cli.evaluation.fewshot.folds import stratified_folds
 
 STEADY = settings(max_examples=60, deadline=None, derandomize=True)
 CS = (0.01, 0.1, 1.0, 10.0)
@@ -34,8 +35,8 @@ def test_scores_are_scikit_learns(scoring: Scoring) -> None:
     for place, c in enumerate(CS):
         model = LogisticRegression(C=c, tol=1e-10, max_iter=10_000)
         wanted = cross_val_score(model, x, labels, scoring=scoring, cv=StratifiedKFold(5))
-        np.testing.assert_allclose(found.scores[:, place], wanted, atol=1e-6)
-    means = found.scores.mean(axis=0)
+        np.testing.assert_allclose(found.scores_KC[:, place], wanted, atol=1e-6)
+    means = found.scores_KC.mean(axis=0)
     assert found.c == CS[int(means.argmax())]
     assert found.tied == (means == means.max()).sum()
 
