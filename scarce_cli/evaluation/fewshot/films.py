@@ -26,6 +26,7 @@ class Films:
     pixels: tuple[str, ...]  # hash of the decoded pixels of the source film; "" where unknown
     views: tuple[str, ...]  # projection as written; "" where unknown
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # further columns of the table
+    stated: tuple[bool, ...] = ()  # the table says what the film shows, if only nothing; (): where it names a finding
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,3 +38,9 @@ class Films:
     def showing(self, finding: str) -> Bools:
         """(F,) the film is labelled with ``finding``."""
         return np.array([finding in names for names in self.findings], dtype=bool)
+
+    def known(self) -> Bools:
+        """(F,) the table says what the film shows. A film that it names no finding for may show any, unless it says
+        that it shows none: a column of 0 and 1 for each finding does, an empty cell does not."""
+        said = self.stated or (False,) * len(self)
+        return np.array([known or bool(names) for known, names in zip(said, self.findings, strict=True)], dtype=bool)
