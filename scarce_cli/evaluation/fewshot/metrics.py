@@ -16,7 +16,7 @@ from scarce_cli.evaluation.fewshot.films import Bools, Floats, Ints
 
 Weights = NDArray[Any]
 
-_HELD = 40_000_000  # bytes worked on at once
+_HELD = 24_000_000  # bytes worked on at once
 _ROUNDING = 1e-9  # of the negatives' weight: 0.9 x 30 is not 27 in binary
 
 
@@ -51,7 +51,7 @@ class Ranking:
         self._negative = _adder(place, np.flatnonzero(~labels), 2 * len(levels) + 1, len(labels))
 
     def step(self) -> int:
-        """Weightings that `measures` can take at once within about 40 MB, at least 1."""
+        """Weightings that `measures` can take at once within about 24 MB, at least 1."""
         levels, films = self._positive.shape
         return max(1, _HELD // (4 * films + 64 * levels + 1))
 
