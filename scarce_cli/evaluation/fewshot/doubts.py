@@ -89,7 +89,10 @@ def _crowd(films: Films) -> str:
     (_, most), *_ = Counter(films.patients).most_common(1) or [("", 0)]
     if most <= _CROWD:
         return ""
-    return f"one patient has {most:,} of {len(films):,} films: a name for patients unknown? They may be elsewhere too"
+    return (
+        f"one patient has {most:,} of {len(films):,} films: if that name stands for all unknown patients, other films "
+        "of theirs may be on the other side"
+    )
 
 
 def _contradictions(films: Films, used: Bools) -> str:
@@ -108,4 +111,4 @@ def _told(films: Films, pairs: Sequence[tuple[int, int]], what: str) -> str:
         return ""
     names = sorted((films.names[one], films.names[other]) for one, other in pairs)
     listed = ", ".join(f"{one!r} and {other!r}" for one, other in names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names):,} {'pair' if len(names) == 1 else 'pairs'} of films {what} ({listed})"
+    return f"in {len(names):,} {'pair' if len(names) == 1 else 'pairs'} of films, the two {what} ({listed})"
