@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scarce_cli.evaluation.fewshot.confidence import Part, difference_interval, share_interval
 from scarce_cli.evaluation.fewshot.films import Bools, Floats, Ints
-from scarce_cli.evaluation.fewshot.interval import Part, difference_interval, share_interval
 from scarce_cli.evaluation.fewshot.metrics import MEASURES, Ranking, ppv
 from scarce_cli.evaluation.fewshot.result import Estimate
 
