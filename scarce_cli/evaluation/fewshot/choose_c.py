@@ -33,7 +33,7 @@ class Fit:
 
     model: LinearModel
     c: float  # the smallest of the best
-    tied: int  # values with the best mean score; more than 1: nothing was decided; 0: there were no folds
+    tied: int  # values with the best mean score; more than 1: nothing was decided; 0: there was no choice
     scores_KC: Floats  # in each fold; (0, C) without folds
 
 
@@ -49,23 +49,19 @@ def choose_and_fit(
     best mean over folds. All fits of all problems are solved together.
 
     Args:
-        cs: in ascending order.
+        cs: in ascending order; of a single one nothing is chosen.
         folds: the largest number; fewer where the rarer class has fewer films, or groups. `FIXED_C` below two.
     """
-    counts = [possible_folds(problem.labels, problem.groups, folds) for problem in problems]
-    fold_of = [
-        make_folds(problem.labels, problem.groups, count) if count > 1 else np.empty(0, np.int64)
-        for problem, count in zip(problems, counts, strict=True)
-    ]
+    fold_of = [_folds(problem, folds if len(cs) > 1 else 0) for problem in problems]
     parts = [
         Part(problem, np.flatnonzero(fold != k))
-        for problem, fold, count in zip(problems, fold_of, counts, strict=True)
-        for k in range(count if count > 1 else 0)
+        for problem, fold in zip(problems, fold_of, strict=True)
+        for k in range(_count(fold))
     ]
     solved = iter(fit_parts(parts, np.tile(np.asarray(cs, np.float64), (len(parts), 1))))
     chosen = [
-        _choose(problem, fold, [next(solved) for _ in range(count if count > 1 else 0)], cs, scoring)
-        for problem, fold, count in zip(problems, fold_of, counts, strict=True)
+        _choose(problem, fold, [next(solved) for _ in range(_count(fold))], cs, scoring)
+        for problem, fold in zip(problems, fold_of, strict=True)
     ]
     whole = fit_parts([one.part for one in chosen], np.array([[one.c] for one in chosen]))
     return [
@@ -82,10 +78,20 @@ class _Chosen:
     scores_KC: Floats
 
 
+def _folds(problem: Problem, most: int) -> Ints:
+    """(N,) fold of every film; all in one where there are no folds."""
+    count = possible_folds(problem.labels, problem.groups, most)
+    return make_folds(problem.labels, problem.groups, count) if count > 1 else np.zeros(len(problem.labels), np.int64)
+
+
+def _count(fold: Ints) -> int:
+    return int(fold.max() + 1) if fold.any() else 0
+
+
 def _choose(problem: Problem, fold: Ints, solved: Sequence[Solution], cs: Sequence[float], scoring: Scoring) -> _Chosen:
     films = np.arange(len(problem.labels))
     if not solved:
-        return _Chosen(Part(problem, films), FIXED_C, 0, np.empty((0, len(cs))))
+        return _Chosen(Part(problem, films), cs[0] if len(cs) == 1 else FIXED_C, 0, np.empty((0, len(cs))))
     alpha_KCN = np.zeros((len(solved), len(cs), len(films)))
     for k, solution in enumerate(solved):
         alpha_KCN[k][:, fold != k] = solution.alpha_CN
