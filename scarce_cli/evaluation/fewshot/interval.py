@@ -9,8 +9,6 @@ Shape suffixes: A cases, B controls, K resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.optimize import brentq
 
@@ -40,13 +38,11 @@ def score_interval(auc: float, cases: int, controls: int, widening: float) -> tu
     def reach(value: float) -> float:
         return Z * widening * standard_error(value, cases, controls)
 
-    def crossing(distance: Callable[[float], float], start: float, end: float) -> float:
-        return end if distance(end) <= 0 else float(brentq(distance, start, end, xtol=1e-12))
-
     tiny = 1e-9  # at 0 and 1 themselves the standard error is 0
-    low = 0.0 if auc <= tiny else crossing(lambda v: (auc - v) - reach(v), auc, tiny)
-    high = 1.0 if auc >= 1 - tiny else crossing(lambda v: (v - auc) - reach(v), auc, 1 - tiny)
-    return low, high
+    start = min(max(auc, tiny), 1 - tiny)
+    low = 0.0 if auc <= tiny else brentq(lambda value: auc - value - reach(value), tiny, start, xtol=1e-12)
+    high = 1.0 if auc >= 1 - tiny else brentq(lambda value: value - auc - reach(value), start, 1 - tiny, xtol=1e-12)
+    return float(low), float(high)
 
 
 def resampled_weights(count: int, resamples: int, rng: np.random.Generator) -> Floats:
