@@ -14,6 +14,7 @@ from math import sqrt
 from scipy.stats import t as student
 
 _LEVEL = 0.975  # of one side
+_ROUNDING = 1e-12  # a share this near to 0 or 1 is there
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def share_interval(share: float, parts: Sequence[Part], patients: float) -> tupl
         return 0.0, 1.0
     variance = sum(part.variance for part in parts)
     spread = max(share * (1 - share), 0.0)
-    number = spread / variance if variance > 0 and spread > 0 else patients
+    number = spread / variance if variance > 0 and spread > _ROUNDING else patients
     q = _quantile(parts, patients) ** 2 / number
     half = sqrt(q * spread + q * q / 4)
     return max(0.0, (share + q / 2 - half) / (1 + q)), min(1.0, (share + q / 2 + half) / (1 + q))

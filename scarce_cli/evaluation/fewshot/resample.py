@@ -16,6 +16,7 @@ from scarce_cli.evaluation.fewshot.films import Bools, Floats, Ints
 from scarce_cli.evaluation.fewshot.metrics import MEASURES, Ranking, ppv
 from scarce_cli.evaluation.fewshot.result import Estimate
 
+_ROUNDING = 1e-24  # a variance this small is that of the last binary digit
 _PATIENTS, _DRAWS, _WEIGHTS = range(3)  # streams of random numbers: more of one moves no other
 
 
@@ -179,13 +180,14 @@ def _estimate(ours: Sequence[Sampled], theirs: Sequence[Sampled], measure: str) 
 
 def _part(values: Floats) -> Part | None:
     """How the mean of independent values varies; None for a single one, of which it cannot be told."""
-    return Part(float(values.var(ddof=1)) / len(values), len(values)) if len(values) > 1 else None
+    return Part(_variance(values) / len(values), len(values)) if len(values) > 1 else None
 
 
-def _variance(resampled_B: Floats) -> float:
-    """Over the resamples that lack no class; 0 for fewer than two."""
-    there = resampled_B[np.isfinite(resampled_B)]
-    return float(there.var(ddof=1)) if len(there) > 1 else 0.0
+def _variance(values: Floats) -> float:
+    """Unbiased, of those that are not NaN; 0 for fewer than two."""
+    there = values[np.isfinite(values)]
+    variance = float(there.var(ddof=1)) if len(there) > 1 else 0.0
+    return variance if variance > _ROUNDING else 0.0
 
 
 def _effective_patients(findings: Sequence[Sampled], resampled_LB: Floats) -> float:
