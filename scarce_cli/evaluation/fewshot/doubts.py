@@ -52,7 +52,7 @@ def _alike_names(films: Films, learned: Bools, tested: Bools) -> str:
         train = {name: film for name, of in patients.items() for film in of if learned[film]}
         test = {name: film for name, of in patients.items() for film in of if tested[film]}
         pairs = ((one, other) for a, one in train.items() for b, other in test.items() if a != b)
-        across += [pair] if len(patients) > 1 and (pair := next(pairs, None)) else []
+        across += [pair] if (pair := next(pairs, None)) else []
     return _told(
         films,
         across,

@@ -75,10 +75,18 @@ def test_patients_that_differ_in_writing_on_one_side_are_no_matter() -> None:
     patients = list(FILMS.patients)
     patients[LEARNED[0]], patients[LEARNED[1]] = "7", "007"
     assert doubts(replace(FILMS, patients=tuple(patients)), DRAWN) == ()
+    patients[TESTED[0]] = "7"  # the same name is a leak, for the guard to refuse
+    patients[LEARNED[1]] = "8"
+    assert doubts(replace(FILMS, patients=tuple(patients)), DRAWN) == ()
 
 
 def test_films_without_a_patient_are_counted() -> None:
-    films = make_films(*((f"set/{n}.png", f"{n}.png", "nodule" if n % 2 else "normal") for n in range(60)))
+    films = make_films(
+        *(
+            (f"set/{'0' * (n % 2)}{n // 2}.png", f"{'0' * (n % 2)}{n // 2}.png", "nodule" if n % 3 else "normal")
+            for n in range(60)
+        )
+    )
     (text,) = doubts(films, drawn(films))
     assert text.startswith(f"{len(drawn(films).films())} films belong to no named patient")
 
@@ -98,8 +106,6 @@ def test_one_picture_with_two_labels_is_named() -> None:
     pixels[one] = pixels[other]
     findings[one], findings[other] = frozenset({"nodule"}), frozenset({"normal"})
     (text,) = doubts(replace(FILMS, pixels=tuple(pixels), findings=tuple(findings)), DRAWN)
-    assert (
-        text
-        == f"in 1 pair of films, the two are the same picture with other findings ({FILMS.names[one]!r} and {FILMS.names[other]!r})"
-    )
+    names = f"({FILMS.names[one]!r} and {FILMS.names[other]!r})"
+    assert text == f"in 1 pair of films, the two are the same picture with other findings {names}"
     assert doubts(replace(FILMS, pixels=tuple(pixels), findings=(findings[one],) * 60), DRAWN) == ()
