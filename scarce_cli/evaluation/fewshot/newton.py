@@ -19,6 +19,7 @@ _LAST_STEP = 1e-7  # of the largest change of a score; Newton's error after it i
 _ARMIJO = 1e-4
 _ROUNDING = 1e-14  # of the objective, which a step near the optimum cannot fall below
 _SMALLEST_STEP = 1e-10
+_FLATTEST = 1e-10  # curvature of a loss: far from the optimum all can vanish, and nothing would hold the intercept
 _LINEAR = 40.0  # from here on log(1 + e^x) is x in float64
 
 
@@ -52,7 +53,7 @@ def solve(batch: Batch, state: State) -> State:
     """Minimise |w|^2 / 2 + sum of cost * log-loss for every problem; the intercept is not penalised.
 
     Problems leave when they have converged. With both classes present the objective has one minimum, also when a
-    plane parts the classes, and no step divides by what can vanish: the factorised matrix is I + S K S with
+    plane parts the classes, and nothing is divided by what can vanish: the factorised matrix is I + S K S with
     S^2 the films' curvatures (Rasmussen & Williams, 2006, section 3.4.3, with an intercept through its Schur
     complement).
 
@@ -79,12 +80,12 @@ def _step(batch: Batch, state: State) -> tuple[State, Tensor]:
     pull_PN = batch.cost_PN * batch.sign_PN * wrong_PN  # what alpha is at the optimum
     gap_PN = pull_PN - state.alpha_PN
     gram_gap_PN = _times(batch.gram_PNN, gap_PN)
-    root_PN = (batch.cost_PN * wrong_PN * torch.sigmoid(batch.sign_PN * state.scores_PN)).sqrt()
+    sure_PN = wrong_PN * torch.sigmoid(batch.sign_PN * state.scores_PN)
+    root_PN = (batch.cost_PN * sure_PN.clamp(min=_FLATTEST)).sqrt()
     solved_PN2 = _solve_newton(batch.gram_PNN, root_PN, torch.stack([root_PN * gram_gap_PN, root_PN], dim=2))
     along_PN = gap_PN - root_PN * solved_PN2[..., 0]
     per_intercept_PN = root_PN * solved_PN2[..., 1]
-    curvature_P = per_intercept_PN.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
-    intercept_P = (along_PN.sum(1) + state.alpha_PN.sum(1)) / curvature_P
+    intercept_P = (along_PN.sum(1) + state.alpha_PN.sum(1)) / per_intercept_PN.sum(1)
     alpha_PN = along_PN - intercept_P[:, None] * per_intercept_PN
     step = State(alpha_PN, intercept_P, _times(batch.gram_PNN, alpha_PN) + intercept_P[:, None])
     falls_P = (gram_gap_PN * alpha_PN).sum(1) + pull_PN.sum(1) * intercept_P

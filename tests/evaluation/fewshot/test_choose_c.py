@@ -1,29 +1,17 @@
-"""The choice of C: scikit-learn's folds and scores as oracle."""
+"""The choice of C: scikit-learn's scores as oracle."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from scarce_cli.evaluation.fewshot.choose_c import Scoring, choose_c
-from scarce_cli.evaluation.fewshot.folds import stratified_folds
+from scarce_cli.evaluation.collapse import l2_normalize
+from scarce_cli.evaluation.fewshot.choose_c import FIXED_C, Scoring, choose_and_fit, choose_c
+from scarce_cli.evaluation.fewshot.logistic import Problem, fit_logistic
 
-STEADY = settings(max_examples=60, deadline=None, derandomize=True)
 CS = (0.01, 0.1, 1.0, 10.0)
-
-
-@STEADY
-@given(st.integers(2, 15), st.integers(2, 15), st.integers(2, 5), st.integers(0, 1000))
-def test_folds_are_scikit_learns(positives: int, negatives: int, folds: int, seed: int) -> None:
-    folds = min(folds, positives, negatives)
-    labels = np.random.default_rng(seed).permutation(np.repeat([True, False], [positives, negatives]))
-    found = stratified_folds(labels, folds)
-    for fold, (_, held) in enumerate(StratifiedKFold(folds).split(labels, labels)):
-        assert np.flatnonzero(found == fold).tolist() == held.tolist()
 
 
 @pytest.mark.parametrize("scoring", ["accuracy", "roc_auc", "neg_log_loss"])
@@ -45,3 +33,54 @@ def test_of_equals_the_smallest_is_taken_and_the_tie_is_told() -> None:
     x = np.array([[-2.0], [-1.9], [2.0], [1.9]])
     found = choose_c(x, np.array([False, False, True, True]), CS, scoring="roc_auc", folds=2)
     assert (found.c, found.tied) == (0.01, 4)
+
+
+def problem(shots: int, seed: int, groups: np.ndarray | None = None) -> Problem:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(2 * shots) < shots
+    return Problem(l2_normalize(rng.standard_normal((2 * shots, 50)) + 0.3 * labels[:, None]), labels, groups)
+
+
+def test_many_problems_of_all_sizes_are_as_each_alone() -> None:
+    problems = [problem(shots, seed) for seed, shots in enumerate([5, 1, 11, 5, 2, 1, 3])]
+    together = choose_and_fit(problems, CS)
+    for one, found in zip(problems, together, strict=True):
+        (alone,) = choose_and_fit([one], CS)
+        assert (found.c, found.tied) == (alone.c, alone.tied)
+        np.testing.assert_allclose(found.scores_KC, alone.scores_KC, atol=1e-12)
+        np.testing.assert_allclose(found.model.coef, fit_logistic(one.x_ND, one.labels, found.c).coef, atol=1e-11)
+    assert len({found.c for found in together}) > 2
+
+
+def test_films_of_a_patient_do_not_vouch_for_each_other() -> None:
+    """Each patient's films are all but the same and say nothing of the finding: apart, they would be recognised."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(20), 3)
+    x = l2_normalize(rng.standard_normal((20, 100))[patients] + 0.01 * rng.standard_normal((60, 100)))
+    labels = patients < 10
+    split, whole = (
+        choose_and_fit([Problem(x[order], labels[order], groups)], (0.01, 1.0, 100.0))[0]
+        for order in [rng.permutation(60)]
+        for groups in (None, patients[order])
+    )
+    assert split.c == 100.0
+    assert whole.c == 0.01
+    assert -whole.scores_KC.mean(axis=0)[2] > 0.69 > -split.scores_KC.mean(axis=0)[2]
+
+
+@pytest.mark.parametrize("groups", [None, np.array([3, 3, 3, 1, 2, 0])])
+def test_too_few_films_or_patients_for_folds_have_a_fixed_c(groups: np.ndarray | None) -> None:
+    one = problem(1 if groups is None else 3, 0, groups)
+    (found,) = choose_and_fit([one], CS)
+    assert (found.c, found.tied, found.scores_KC.shape) == (FIXED_C, 0, (0, len(CS)))
+    np.testing.assert_allclose(found.model.coef, fit_logistic(one.x_ND, one.labels, FIXED_C).coef, atol=1e-12)
+
+
+def test_a_single_c_is_taken_as_it_is() -> None:
+    assert [fit.c for fit in choose_and_fit([problem(1, 0), problem(6, 1)], [7.0])] == [7.0, 7.0]
+
+
+def test_one_film_of_each_class_ranks_alike_for_every_c() -> None:
+    one, test = problem(1, 0), np.random.default_rng(1).standard_normal((30, 50))
+    orders = {tuple(np.argsort(fit_logistic(one.x_ND, one.labels, c).scores(test))) for c in (0.01, 1.0, 1e4)}
+    assert len(orders) == 1

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from scarce_cli.evaluation.fewshot.logistic import LinearModel, fit_logistic
+from scarce_cli.evaluation.collapse import l2_normalize
+from scarce_cli.evaluation.fewshot import logistic
+from scarce_cli.evaluation.fewshot.logistic import LinearModel, Part, Problem, fit_logistic, fit_many, fit_parts
 
 STEADY = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -101,3 +103,59 @@ def test_a_film_given_twice_counts_twice() -> None:
     x, labels = problem(6, 10)
     twice = fit_logistic(np.concatenate([x, x]), np.concatenate([labels, labels]), 1.0)
     np.testing.assert_allclose(twice.coef, fit_logistic(x, labels, 2.0).coef, atol=1e-10)
+
+
+CS = [1e-2, 1.0, 1e2, 1e4]
+
+
+def close_together(films: int, seed: int, offset: float = 3.0) -> Problem:
+    """Unit rows like a network's, with duplicates: two films of a class, and two of different classes."""
+    rng = np.random.default_rng(seed)
+    x, labels = l2_normalize(rng.standard_normal((films, 2048)) + offset), np.arange(films) < (films + 1) // 2
+    if films > 4:
+        x[1], x[-2] = x[0], x[2]
+    return Problem(x, labels)
+
+
+def test_many_at_once_are_at_their_optimum_whatever_their_size_and_order() -> None:
+    problems = [close_together(films, films) for films in (2, 40, 3, 11, 10, 38, 2, 9, 100)]
+    found = fit_many(problems, CS)
+    for one, models in zip(problems, found, strict=True):
+        for c, model in zip(CS, models, strict=True):
+            assert np.abs(gradient(model, one.x_ND, one.labels, c)).max() < 1e-11 * max(1, c)
+    for models, again in zip(found, reversed(fit_many(problems[::-1], CS)), strict=True):
+        for one, other in zip(models, again, strict=True):
+            np.testing.assert_allclose(one.coef, other.coef, atol=1e-10 * np.abs(one.coef).max())
+
+
+def test_small_batches_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [close_together(films, films) for films in (6, 7, 6, 8, 20)]
+    found = fit_many(problems, CS)
+    monkeypatch.setattr(logistic, "_HELD", 1)
+    for models, alone in zip(found, fit_many(problems, CS), strict=True):
+        for one, other in zip(models, alone, strict=True):
+            np.testing.assert_allclose(one.coef, other.coef, atol=1e-10 * np.abs(one.coef).max())
+
+
+def test_a_part_is_fitted_as_if_there_were_no_other_films() -> None:
+    """The whole's centre and Gram matrix serve every part, each at its own C and from its own start."""
+    whole = close_together(20, 0)
+    rng = np.random.default_rng(0)
+    some = [np.sort(rng.choice(20, 13, replace=False)) for _ in range(3)]
+    cs = np.array([[0.1], [10.0], [1000.0]])
+    parts = [
+        Part(whole, films, start * rng.standard_normal(13)) for start, films in zip((0, 1, 100), some, strict=True)
+    ]
+    for part, c, found in zip(parts, cs[:, 0], fit_parts(parts, cs), strict=True):
+        alpha = np.zeros(20)
+        alpha[part.films] = found.alpha_CN[0]
+        wanted = fit_logistic(whole.x_ND[part.films], whole.labels[part.films], c)
+        np.testing.assert_allclose(
+            whole.gram @ alpha + found.intercept_C[0], wanted.scores(whole.x_ND), rtol=1e-8, atol=1e-9
+        )
+
+
+def test_films_that_are_all_the_same_are_scored_alike() -> None:
+    one = Problem(np.tile(l2_normalize(np.ones((1, 30))), (6, 1)), np.arange(6) < 2)
+    for model in fit_many([one], CS)[0]:
+        np.testing.assert_allclose(model.scores(one.x_ND), np.log(2 / 4), atol=1e-10)
