@@ -42,6 +42,7 @@ class Labels:
     views: projection as written ("PA", "AP", ...), empty where unknown. problems: one line of text each.
     columns: name -> what the table says of every film in a column that is neither image, patient nor findings
     (the view's is one of them), as written, of joined rows the first's. Columns without a name are left out.
+    stated: the table says what the film shows, if only (in columns of 0 and 1) that it does not show something.
     """
 
     images: tuple[str, ...]
@@ -51,6 +52,7 @@ class Labels:
     problems: tuple[str, ...]
     path: Path
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stated: tuple[bool, ...] = ()
 
     def names(self) -> dict[str, int]:
         """Finding -> number of films that show it, the most frequent first."""
@@ -96,6 +98,7 @@ def read_labels(path: Path) -> Labels:
         problems=(*problems.report(), *columns.report([film.line for film in good if not film.findings])),
         path=path,
         columns=columns.keep_cells([film.cells for film in good]),
+        stated=tuple(bool(columns.keep_findings(film.findings)) or columns.said_no(film.cells) for film in good),
     )
 
 

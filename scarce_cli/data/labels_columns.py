@@ -19,7 +19,8 @@ FINDINGS: tuple[str, ...] = (
     *("diagnosis", "class", "classname"),
 )
 VIEW = ("projection", "view", "viewposition", "appa", "frontallateral")
-_YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"", "0", "0.0", "-1", "-1.0", "false", "nan"})
+_YES, _SAID_NO = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
+_NO = _SAID_NO | {"", "-1", "-1.0", "nan"}
 
 
 @dataclass
@@ -77,6 +78,11 @@ class Columns:
     def keep_findings(self, findings: frozenset[str]) -> frozenset[str]:
         """``findings`` without the columns that turned out to be none."""
         return findings if self.findings is not None else findings & self.wide.keys()
+
+    def said_no(self, cells: Sequence[str]) -> bool:
+        """Whether a film's cells say of some wide finding that it is absent; an empty cell says nothing."""
+        here = zip(self.others, cells, strict=True)
+        return any(name in self.wide and cell.casefold() in _SAID_NO for name, cell in here)
 
     def require_findings(self, table: Table, rows: bool) -> None:
         """UsageError when there are ``rows``, but neither a column of findings nor one for each."""

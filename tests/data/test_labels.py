@@ -245,3 +245,13 @@ def test_the_real_tables(cxr: Path) -> None:
     ages = nih.columns["Patient Age"]
     assert len(ages) == 112_120
     assert len({id(age) for age in ages}) == len(set(ages))  # equal cells are one string
+
+
+def test_columns_of_0_and_1_say_what_is_absent(tmp_path: Path) -> None:
+    """A film with noughts alone is known to show none of the findings; one with empty cells is not."""
+    table = tmp_path / "wide.csv"
+    table.write_text("image,patient,Mass,Nodule,age\na,1,0,0,50\nb,2,,,0\nc,3,1,,50\nd,4,,0.0,51\ne,5,-1,,52\n")
+    labels = read_labels(table)
+    assert labels.stated == (True, False, True, True, False)
+    table.write_text("image,patient,findings,other\na,1,Mass,0\nb,2,,0\n")
+    assert read_labels(table).stated == (True, False)
