@@ -22,7 +22,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ from numpy.typing import NDArray
 
 from scarce_cli.checkpoint import SavedEncoder, load_encoder
 from scarce_cli.data.cache import Cache, open_cache
-from scarce_cli.evaluation.collapse import collapse_metrics
+from scarce_cli.evaluation.collapse import collapse_metrics, l2_normalize
 from scarce_cli.evaluation.features import extract_features, random_encoder, restore_encoder
-from scarce_cli.evaluation.probe import Films, ProbeSettings, Score, make_task, run_task
+from scarce_cli.evaluation.fewshot.drawing import draw_episodes
+from scarce_cli.evaluation.fewshot.episodes import EpisodeSettings, Task
+from scarce_cli.evaluation.fewshot.films import Films
+from scarce_cli.evaluation.fewshot.linear import score_linear
+from scarce_cli.evaluation.fewshot.resample import Resampler, Sampled, difference, estimate, sample
 
-RANDOM, TRAINED = "random", "pretrained"
 Labelled = Mapping[str, tuple[Films, NDArray[np.int64]]]  # by source: its labelled films, and their rows in the cache
 COLUMNS = ("epoch", "question", "stage", "shots", "auc", "random", "gain", "low", "high")
 
@@ -143,11 +146,16 @@ def _labelled(path: Path, cache: Cache) -> Labelled:
         )
     return {
         source: (
-            Films(tuple(p for _, p, _ in films), tuple(f for _, _, f in films)),
+            _films([(cache.names[row], patient, names) for row, patient, names in films]),
             np.array([r for r, _, _ in films]),
         )
         for source, films in found.items()
     }
+
+
+def _films(described: Sequence[tuple[str, str, frozenset[str]]]) -> Films:
+    names, patients, findings = zip(*described, strict=True)
+    return Films(names, patients, findings, ("",) * len(names), ("",) * len(names))
 
 
 def _features(
@@ -193,22 +201,26 @@ def _probe(
     options: argparse.Namespace,
 ) -> list[dict[str, float]]:
     films, rows = labelled[question.source]
-    settings = ProbeSettings(shots=tuple(options.shots), resamples=100)
     found: dict[int, list[tuple[float, float, float, float, float]]] = defaultdict(list)
     for seed in range(options.splits):
-        split = replace(settings, seed=seed)
-        task = make_task(films, question.finding, question.negative, split)
-        scores = [
-            s for s in run_task(task, {RANDOM: random[rows], TRAINED: features[rows]}, split) if isinstance(s, Score)
-        ]
-        for before, after in zip(scores[::2], scores[1::2], strict=True):
-            assert after.difference is not None
-            gain = after.difference
-            found[after.shots].append((before.auc.mean, after.auc.mean, gain.mean, gain.low, gain.high))
+        settings = EpisodeSettings(shots=tuple(options.shots), seed=seed)
+        for task in draw_episodes(films, [question.finding], question.negative, settings).tasks:
+            resampler = Resampler.make(films.patient_numbers(), task.test, settings.draws, 100, seed)
+            for shots in task.supports:
+                before, after = (_sampled(x[rows], films, task, shots, resampler) for x in (random, features))
+                gain = difference(after, before, "auc")
+                aucs = estimate(before, "auc").mean, estimate(after, "auc").mean
+                found[shots].append((*aucs, gain.mean, gain.low, gain.high))
     return [
         dict(zip(("shots", "random", "auc", "gain", "low", "high"), (shots, *np.mean(v, axis=0).tolist()), strict=True))
         for shots, v in found.items()
     ]
+
+
+def _sampled(x_FD: NDArray[np.float32], films: Films, task: Task, shots: int, resampler: Resampler) -> Sampled:
+    unit = l2_normalize(x_FD.astype(np.float64))
+    scores, _ = score_linear(unit, task.supports[shots], task.test, films.patient_numbers())
+    return sample(scores[None], task.labels, task.test, resampler)
 
 
 def table(result: Mapping[str, Any]) -> str:
