@@ -87,12 +87,13 @@ class FrozenMaps:
         maps: Tensor = self._part(views_B1HW.to(memory_format=torch.channels_last))
         return maps
 
-    def of_films(self, rows: Ints) -> Tensor:
-        """(B, C, H, W) of the whole films in these rows of the cache, as `extract_features` sees them."""
+    def of_films(self, rows: Ints, *, keep: bool = True) -> Tensor:
+        """(B, C, H, W) of the whole films in these rows of the cache, seen as `evaluation.features` sees them."""
         wanted = rows.tolist()
         fresh = self._compute([row for row in wanted if row not in self._kept])
         maps = torch.stack([fresh[row] if row in fresh else self._kept[row] for row in wanted])
-        self._keep(fresh)
+        if keep:
+            self._keep(fresh)
         return maps.to(memory_format=torch.channels_last)
 
     def _compute(self, rows: Sequence[int]) -> dict[int, Tensor]:
