@@ -57,8 +57,7 @@ def group(cells: Sequence[str], patients: Ints, train: Bools, *, measured: bool 
     if len(place) < 2 or (not measured and _is_personal(raw, patients)):
         return None
     values = list(place)
-    holders = np.bincount(np.unique(np.stack([raw[train], patients[train]]), axis=1)[0], minlength=len(values))
-    common = np.flatnonzero(holders >= FEWEST)
+    common = np.flatnonzero(_holders(raw[train], patients[train], len(values)) >= FEWEST)
     stated = np.array([value.casefold() not in _NOTHING for value in values])
     films = np.bincount(raw[train], minlength=len(values))
     covered = films[common][stated[common]].sum() >= _COVERED * films[stated].sum()
@@ -69,9 +68,13 @@ def group(cells: Sequence[str], patients: Ints, train: Bools, *, measured: bool 
 
 def _is_personal(raw: Ints, patients: Ints) -> bool:
     """Nearly all films hold a value that no film of another patient holds."""
-    pairs = np.unique(np.stack([raw, patients]), axis=1)
-    holders = np.bincount(pairs[0])
-    return float((holders[raw] == 1).mean()) >= _PERSONAL
+    return float((_holders(raw, patients, int(raw.max()) + 1)[raw] == 1).mean()) >= _PERSONAL
+
+
+def _holders(raw: Ints, patients: Ints, values: int) -> Ints:
+    """(values,) how many patients hold each value."""
+    people = int(patients.max(initial=0)) + 1
+    return np.bincount(np.unique(raw * people + patients) // people, minlength=values)
 
 
 def _numbers(values: Sequence[str], stated: Bools, films: Ints, raw: Ints) -> Floats | None:

@@ -186,10 +186,15 @@ def _remedy(name: str, in_table: bool, groups: Groups, used: _Used) -> str:
     best = max(fewest, key=lambda number: fewest[number])
     if fewest[best] < FEWEST:
         return f"No value has {FEWEST} patients with it and {FEWEST} without, so there is none to keep to."
-    value = groups.names[best]
-    cut = value if len(value) <= _PATTERN else value[:_PATTERN]
-    pattern = escape(cut) if "*" in cut or "?" in cut or cut != value else cut
-    return f"Keep to one: --where {shlex.quote(f'{name}={pattern}' + ('*' if cut != value else ''))}."
+    return f"Keep to one: --where {shlex.quote(f'{name}={_pattern(groups.names[best])}')}."
+
+
+def _pattern(value: str) -> str:
+    """What stands for a value after --where: itself, if it is short, can be shown and holds no wildcard."""
+    if len(value) <= _PATTERN and value.isprintable() and "*" not in value and "?" not in value:
+        return value
+    shown = "".join(escape(sign) if sign.isprintable() else "?" for sign in value[:_PATTERN])
+    return shown + ("*" if len(value) > _PATTERN else "")
 
 
 def _rarer(used: _Used, inside: Bools) -> int:

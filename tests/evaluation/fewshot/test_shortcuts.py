@@ -69,23 +69,27 @@ def test_the_interval_is_that_of_patients_drawn_anew() -> None:
     assert (found.low, found.high) == pytest.approx(np.percentile(aucs, [2.5, 97.5]), abs=0.015)
 
 
-def test_what_to_do_is_a_condition_that_takes_the_shortcut_away() -> None:
-    films = films_of(source=SOURCE)
+@pytest.mark.parametrize(
+    ("value", "condition"),
+    [
+        ("north [1]", "source=north [1]"),
+        ("n\x1b[31m\u202e*", "source=n?[[]31m?[*]"),
+        ("x'y" + "z" * 120, "source=x'y" + "z" * 97 + "*"),
+    ],
+)
+def test_what_to_do_is_a_condition_that_takes_the_shortcut_away(value: str, condition: str) -> None:
+    films = films_of(source=tuple(value if north else "south" for north in NORTH))
     (found,) = find_shortcuts(films, task_of(films), {})
-    condition = shlex.split(found.text.partition("--where ")[2].removesuffix("."))
-    assert condition == ["source=north [1]"]
-    kept = apply_where(films, parse_where(condition)).films
+    assert found.text.isprintable()
+    asked = shlex.split(found.text.partition("--where ")[2].removesuffix("."))
+    assert asked == [condition]
+    kept = apply_where(films, parse_where(asked)).films
     assert kept.tolist() == np.flatnonzero(NORTH).tolist()
-    north = replace(
-        films,
-        **{
-            name: tuple(np.array(getattr(films, name), object)[kept])
-            for name in ("names", "patients", "findings", "pixels", "views")
-        },
-        columns={"source": tuple(np.array(SOURCE)[kept])},
-    )
-    has, test = north.showing("Mass"), TESTED[kept]
-    assert find_shortcuts(north, Task("Mass", REST, np.flatnonzero(test), has[test], {}), {}) == []
+    task = task_of(films)
+    inside = np.isin(task.test, kept)
+    shown = tuple(names if north else frozenset() for names, north in zip(films.findings, NORTH, strict=True))
+    north = replace(films, findings=shown)  # the others belong to no class
+    assert find_shortcuts(north, replace(task, test=task.test[inside], labels=task.labels[inside]), {}) == []
 
 
 def test_a_source_that_holds_one_class_alone_cannot_be_kept_to() -> None:
