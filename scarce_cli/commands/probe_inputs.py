@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.films import Films
 
 _SHOWN = 5  # problems of a table that are told one by one
-_FACTS = ("width", "height", "format", "mode", "bits")
+_FACTS = ("width", "height", "format", "mode", "bits", "total", "squares")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,30 @@ def read_films(table: Labels, cache: Cache, max_bad: float) -> Labelled:
         columns={name: tuple(values[i] for i in found.labels) for name, values in table.columns.items()},
         stated=tuple(table.stated[i] for i in found.labels),
     )
+    return Labelled(films, found.rows, _facts(about, cache.size), _near(names, about["near_duplicate_of"]), caveats)
+
+
+def _facts(about: Mapping[str, tuple[str, ...]], side: int) -> dict[str, tuple[str, ...]]:
+    """What files and pixels tell without a look at the film: format, size, how bright and how rich in contrast."""
+    from scarce_cli.evaluation.fewshot.shortcuts import CONTRAST, LIGHT
+
     sizes = tuple(f"{w} x {h}" for w, h in zip(about["width"], about["height"], strict=True))
-    facts = {"size of the film": sizes, **{f"{name} of the file": about[name] for name in ("format", "mode", "bits")}}
-    return Labelled(films, found.rows, facts, _near(names, about["near_duplicate_of"]), caveats)
+    grey = [_grey(*sums, side) for sums in zip(about["total"], about["squares"], strict=True)]
+    files = {f"{name} of the file": about[name] for name in ("format", "mode", "bits")}
+    return {
+        "size of the film": sizes,
+        **files,
+        LIGHT: tuple(mean for mean, _ in grey),
+        CONTRAST: tuple(spread for _, spread in grey),
+    }
+
+
+def _grey(total: str, squares: str, side: int) -> tuple[str, str]:
+    """Mean and spread of a prepared film's grey values, as text; "" where the manifest has no sums."""
+    if not (total.isdecimal() and squares.isdecimal()):
+        return "", ""
+    mean = int(total) / side**2
+    return f"{mean:.1f}", f"{max(int(squares) / side**2 - mean**2, 0) ** 0.5:.1f}"
 
 
 def _unmatched(

@@ -54,11 +54,11 @@ class Options:
     device: Device | None
 
     def __post_init__(self) -> None:
-        drawn = (*self.pick.findings, *(name for name in (self.pick.task, self.pick.against) if name))
+        drawn = (*self.pick.findings, *([self.pick.against] if self.pick.against else []))
         if self.episodes and drawn:
             raise UsageError(
                 f"--episodes {self.episodes} says which findings are tested; {', '.join(drawn)} was given too",
-                "leave out --finding, --task and --against, or --episodes",
+                "leave out --finding and --against, or --episodes",
             )
         if self.cases and (self.episodes or self.mode != "linear"):
             other = f"--episodes {self.episodes}" if self.episodes else f"--mode {self.mode}"

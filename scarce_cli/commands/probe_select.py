@@ -43,7 +43,8 @@ def select(labelled: Labelled, options: Options) -> Selected:
         labelled = _only(labelled, apply_where(labelled.films, conditions), caveats)
     findings, against = pick.findings, pick.against
     if pick.task:
-        labelled, findings, against = _published(labelled, pick.task, against, caveats)
+        labelled, published, against = _published(labelled, pick.task, against, caveats)
+        findings = findings or published
     labelled = replace(labelled, films=_joined(labelled.films, pick.same_film, caveats))
     resolved = tuple(resolve_finding(labelled.films, name) for name in findings)
     against = resolve_finding(labelled.films, against) if against else None
@@ -71,8 +72,8 @@ def _published(
     present, missing = preset.present(labelled.films)
     if missing:
         caveats.append(f"No film shows {', '.join(missing)}, of the findings of {name}.")
-    caveats.append(preset.about)
     if against is None:
+        caveats.append(preset.about)
         labelled = replace(labelled, films=preset.name_others(labelled.films))
     return labelled, tuple(present), against or preset.against
 
