@@ -16,7 +16,7 @@ from scarce_cli.evaluation.fewshot.films import Bools, Floats, Ints
 
 Weights = NDArray[Any]
 
-_HELD = 24_000_000  # bytes worked on at once
+_HELD = 12_000_000  # bytes worked on at once
 _ROUNDING = 1e-9  # of the negatives' weight: 0.9 x 30 is not 27 in binary
 
 
@@ -51,20 +51,20 @@ class Ranking:
         self._negative = _adder(place, np.flatnonzero(~labels), 2 * len(levels) + 1, len(labels))
 
     def step(self) -> int:
-        """Weightings that `measures` can take at once within about 24 MB, at least 1."""
+        """Weightings that `measures` can take at once within about 12 MB, at least 1."""
         levels, films = self._positive.shape
         return max(1, _HELD // (4 * films + 64 * levels + 1))
 
     def measures(self, weights_NB: Weights) -> Measured:
         """All measures under B weightings: float64, at least 0, or counts in float32 that sum to less than 2^24."""
-        positive = (self._positive @ weights_NB).astype(np.float64)  # (G, B)
-        edges = np.cumsum(self._negative @ weights_NB, axis=0, dtype=np.float64)  # (2 G + 1, B)
-        before, reached, negatives = edges[:-1:2], edges[1::2], edges[-1]
-        hits = np.cumsum(positive, axis=0)
-        positives = positive.sum(axis=0)
+        positive = _rows(self._positive @ weights_NB)  # (B, G)
+        edges = np.cumsum(_rows(self._negative @ weights_NB), axis=1)  # (B, 2 G + 1)
+        before, reached, negatives = edges[:, :-1:2], edges[:, 1::2], edges[:, -1]
+        hits = np.cumsum(positive, axis=1)
+        positives = positive.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            beaten = (positive * (negatives - (before + reached) / 2)).sum(axis=0)
-            precise = np.where(positive > 0, positive * hits / (hits + reached), 0).sum(axis=0)
+            beaten = (positive * (negatives[:, None] - (before + reached) / 2)).sum(axis=1)
+            precise = np.where(positive > 0, positive * hits / (hits + reached), 0).sum(axis=1)
             found = {
                 "auc": beaten / (positives * negatives),
                 "average_precision": precise / positives,
@@ -85,10 +85,15 @@ def _adder(row: Ints, film: Ints, rows: int, films: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(film), np.float32), order, starts), shape=(rows, films))
 
 
-def _hits(hits_GB: Floats, reached_GB: Floats, negatives_B: Floats, specificity: float) -> Floats:
+def _rows(sums: Weights) -> Floats:
+    """(B, G) of (G, B): sums along a row are quick."""
+    return np.ascontiguousarray(sums.T, np.float64)
+
+
+def _hits(hits_BG: Floats, reached_BG: Floats, negatives_B: Floats, specificity: float) -> Floats:
     """Largest weight of positives above a threshold whose specificity is at least that: (B,)."""
     allowed = (1 - specificity + _ROUNDING) * negatives_B
-    return np.where(reached_GB <= allowed, hits_GB, 0).max(axis=0, initial=0)
+    return np.where(reached_BG <= allowed[:, None], hits_BG, 0).max(axis=1, initial=0)
 
 
 def measures(scores_N: Floats, labels_N: Bools, weights_BN: Weights | None = None) -> Measured:
