@@ -81,6 +81,27 @@ def test_collapse_at_toy_size(bench: Any, monkeypatch: pytest.MonkeyPatch, capsy
     assert len(capsys.readouterr().out.splitlines()) == 2 + 2 * len(found)
 
 
+def test_probe_at_toy_size(bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides agree, and the gate shuts on another C and on other scores."""
+    module = bench("probe")
+    toy = ("--findings", "1", "--initialisations", "1", "--dimensions", "48", "--shots", "1", "4", "--draws")
+
+    def code(draws: str) -> object:
+        with pytest.raises(SystemExit) as ended:
+            run(module, monkeypatch, *toy, draws)
+        return ended.value.code
+
+    assert code("2") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 support sets, 48 features")
+    assert "ours: the same C in 100.0%, AUC at most 0.0e+00 apart" in said
+    right = module.ours
+    monkeypatch.setattr(module, "ours", lambda block: (right(block)[0], 10 * right(block)[1]))
+    assert code("1") == 1
+    monkeypatch.setattr(module, "ours", lambda block: (-right(block)[0], right(block)[1]))
+    assert code("1") == 1
+
+
 @pytest.mark.slow
 def test_gpu_bench_checks_itself_where_there_is_no_gpu_and_a_lack_of_memory_is_a_result(
     bench: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
