@@ -47,6 +47,7 @@ def demo(
         "cache": out / f"phantoms-{_PREPARED}" / "cache.npy",
         "run": run,
         "collapse report": run / "collapse.png",
+        "few-shot report": run / "probe" / "report.html",
         "few-shot table": run / "probe" / "probe.csv",
         "learning curves": run / "probe" / "probe.png",
         "reconstructions": run / "reconstructions.png",

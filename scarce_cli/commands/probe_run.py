@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.contenders import Contender
     from scarce_cli.evaluation.fewshot.episodes import Episodes
     from scarce_cli.evaluation.fewshot.result import Result, Tested
+    from scarce_cli.evaluation.fewshot.run import Found
     from scarce_cli.evaluation.fewshot.scoring import Material, Progress, Scorer
 
+_LACKING = 0.01  # share of resamples that may lack a class before it is told
 _FINETUNE_DEFAULT = 2  # first stage trained where the method of a checkpoint is not known any more
 
 
@@ -120,7 +122,7 @@ def _episodes(call: Call) -> Result:
     episodes, caveats = make_episodes(call)
     digest = write_episodes(options.folder / "episodes.json", films, episodes)
     tested = _tested(call, episodes)
-    found = Found((), ())
+    found = Found((), (), {})
     if episodes.tasks:
         settings = Statistics(options.min_patients, prevalence=options.prevalence, seed=options.seed)
         with _told() as progress:
@@ -134,7 +136,7 @@ def _episodes(call: Call) -> Result:
                 log_odds=options.mode in ("linear", "finetune"),
                 progress=progress,
             )
-    plain = _result(call, options.mode, (*call.caveats, *caveats, *_few(call, tested)))
+    plain = _result(call, options.mode, (*call.caveats, *caveats, *_few(call, tested), *_uncertain(found)))
     return replace(
         plain,
         episodes="episodes.json",
@@ -224,6 +226,16 @@ def _few(call: Call, tested: Sequence[Tested]) -> list[str]:
             "films of other patients alone."
         )
     return caveats
+
+
+def _uncertain(found: Found) -> list[str]:
+    """Findings with so few test patients that some resamples lack a class."""
+    return [
+        f"{share:.0%} of the resamples behind the intervals of {finding} lack one class and are left out: "
+        "the intervals are too narrow, if anything."
+        for finding, share in found.left_out.items()
+        if share > _LACKING
+    ]
 
 
 def _cases(call: Call) -> Result:

@@ -54,6 +54,7 @@ class Found:
 
     scores: tuple[Score, ...]
     means: tuple[MeanScore, ...]
+    left_out: Mapping[str, float]  # finding -> share of the resamples that lack a class, 0 to 1, and say nothing
 
 
 def patients_of(task: Task, patients: Ints) -> tuple[int, int]:
@@ -88,7 +89,8 @@ def run_probe(
         for shots in task.supports:
             cells += run.cells(task, shots)
             progress("statistics", total, 1)
-    return Found(tuple(_corrected([cell.score for cell in cells])), tuple(run.means(cells)))
+    left_out = {cell.score.finding: cell.sampled.left_out for cell in cells}
+    return Found(tuple(_corrected([cell.score for cell in cells])), tuple(run.means(cells)), left_out)
 
 
 class _Run:
