@@ -63,7 +63,7 @@ class CasesFound:
     projection: Projection | None
     note: str
     scores: Floats = field(repr=False)  # (N,) of films, by models without their patient, in standard deviations
-    resampled: Floats = field(repr=False)  # (K,) AUC of each resample, the same patients for every initialisation
+    resampled: Floats = field(repr=False)  # AUC by resample of patients, the same for every initialisation
 
     def result(
         self, finding: str, against: str, initialisation: str, differences: tuple[Difference, ...] = ()
@@ -175,7 +175,7 @@ def run_cases(
         projection=projection,
         note=note,
         scores=left_out.scores_N,
-        resampled=aucs_K,
+        resampled=aucs_K[np.isfinite(aucs_K)],
     )
 
 

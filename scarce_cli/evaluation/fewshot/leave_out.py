@@ -2,10 +2,10 @@
 not been used for.
 
 Scores of patients left out one by one must not be pooled: who is left out is missing on his side of the rest, which
-leans the other way. With shuffled labels of 23 + 23 films the mean AUC is then .32 (C = 1) or .00 (C = .01) instead
-of .50. Leaving out one of each class and pooling still gives .43 to .47, because the scale of the scores differs from
-model to model. Comparing the two of a pair under their own model gives .50 (Parker, Guenter & Bedo 2007; Airola et
-al. 2011), and five partners for each patient have the spread of all of them.
+leans the other way. With shuffled labels of 23 + 23 real films the mean AUC is then .32 (C = 1) or .00 (C = .01), not
+.50. Leaving out one of each class and pooling still gives .43 to .47, because the scale of the scores differs from
+model to model. Comparing the two of a pair under their own model gives .502 +- .008 (C chosen), and five partners for
+each patient spread no more than all of them (Parker, Guenter & Bedo 2007; Airola et al. 2011).
 
 Shape suffixes: N films, P patients, A cases, B controls, M models (pairs), C values of the weight of the data.
 """
@@ -24,7 +24,8 @@ from scarce_cli.evaluation.fewshot.logistic import Part, Problem, Solution, fit_
 PARTS = 5
 """Patients are dealt into so many parts. C for a pair is chosen without all of its part."""
 
-PARTNERS = 5  # of each patient, at most: as many as his part has
+_PARTNERS = 5  # of each patient, at most: as many as his part has
+_ROUNDING = 1e-10  # of a model's largest score; films that differ by less are tied
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,12 @@ def _choose_c(problem: Problem, part_N: Ints, cs: Sequence[float]) -> Floats:
 
 
 def _pairs(case_P: Bools, part_P: Ints) -> Ints:
-    """(M, 2) numbers of a case and a control of the same part. Each of the larger class meets up to `PARTNERS`."""
+    """(M, 2) numbers of a case and a control of the same part. Each of the larger class meets up to five."""
     pairs: list[tuple[int, int]] = []
     for part in range(PARTS):
         cases, controls = (np.flatnonzero((part_P == part) & (case_P == label)) for label in (True, False))
         most, few = max(len(cases), len(controls)), min(len(cases), len(controls))
-        for step in range(min(PARTNERS, few)):
+        for step in range(min(_PARTNERS, few)):
             at = np.arange(most)
             other = (at + step) % few
             first, second = (at, other) if len(cases) == most else (other, at)
@@ -154,7 +155,8 @@ def compare(people: People, pairs_M2: Ints, scores_MN: Floats) -> tuple[Floats, 
     case_film = films[starts_P[case_M][row] + nth // of_control]
     control_film = films[starts_P[control_M][row] + nth % of_control]
     above = scores_MN[row, case_film] - scores_MN[row, control_film]
-    won_M = np.bincount(row, (above > 0) + (above == 0) / 2, len(pairs_M2))
+    same = np.abs(above) <= _ROUNDING * np.abs(scores_MN).max(axis=1)[row]
+    won_M = np.bincount(row, np.where(same, 0.5, above > 0), len(pairs_M2))
     place_P = np.where(people.case_P, np.cumsum(people.case_P), np.cumsum(~people.case_P)) - 1
     wins_AB, pairs_AB = np.zeros((2, int(people.case_P.sum()), int((~people.case_P).sum())))
     wins_AB[place_P[case_M], place_P[control_M]] = won_M
@@ -167,5 +169,10 @@ def _in_deviations(scores_MN: Floats, there_MN: Bools) -> Floats:
     counts = there_MN.sum(axis=1, keepdims=True)
     means = (scores_MN * there_MN).sum(axis=1, keepdims=True) / counts
     spread = np.sqrt((((scores_MN - means) * there_MN) ** 2).sum(axis=1, keepdims=True) / counts)
-    relative = np.divide(scores_MN - means, spread, out=np.zeros_like(scores_MN), where=spread > 0)
+    relative = np.divide(
+        scores_MN - means,
+        spread,
+        out=np.zeros_like(scores_MN),
+        where=spread > _ROUNDING * np.abs(scores_MN).max(axis=1, keepdims=True),
+    )
     return (relative * ~there_MN).sum(axis=0) / (~there_MN).sum(axis=0)
