@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scarce_cli.evaluation.collapse import l2_normalize
 from scarce_cli.evaluation.fewshot.choose_c import Scoring, choose_c
 from scarce_cli.evaluation.fewshot.folds import stratified_folds
-from scarce_cli.evaluation.fewshot.logistic import LinearModel, fit_logistic
-from scarce_cli.evaluation.statistics import auc
+from scarce_cli.evaluation.fewshot.logistic import LinearModel, Problem, fit_many
+from scarce_cli.evaluation.fewshot.metrics import measures
 from tests.official.common import EXACT, Check, Data, Family, close
 
 
@@ -24,7 +24,8 @@ def _films(data: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _models(data: Data) -> list[LinearModel]:
     train, _ = _films(data)
-    return [fit_logistic(train, np.asarray(data["labels_train"]) == 1, float(c)) for c in np.asarray(data["Cs"])]
+    problem = Problem(train, np.asarray(data["labels_train"]) == 1)
+    return fit_many([problem], [float(c) for c in np.asarray(data["Cs"])])[0]
 
 
 def _decisions(data: Data, part: int) -> NDArray[np.float64]:
@@ -69,7 +70,7 @@ def _accuracy(data: Data) -> None:
 
 def _auc(data: Data) -> None:
     labels = np.asarray(data["labels_test"]) == 1
-    close([auc(row, labels) for row in _decisions(data, 1)], data, "auc_test")
+    close([measures(row, labels).auc[0] for row in _decisions(data, 1)], data, "auc_test")
 
 
 SCORINGS: tuple[Scoring, ...] = ("accuracy", "roc_auc", "neg_log_loss")
@@ -90,8 +91,8 @@ def _cross_validation(data: Data, scoring: Scoring) -> None:
     np.testing.assert_allclose(found.scores_KC, wanted, rtol=1e-4 if loose else EXACT, atol=1e-5 if loose else 0)
     assert found.c == data[f"cv_{scoring}_chosen_C"]
     assert found.tied == data[f"cv_{scoring}_tied_best"]
-    model = fit_logistic(train, labels, found.c)
-    close(auc(model.scores(test), np.asarray(data["labels_test"]) == 1), data, f"cv_{scoring}_test_auc")
+    scores, wanted = found.model.scores(test), np.asarray(data["labels_test"]) == 1
+    close(measures(scores, wanted).auc[0], data, f"cv_{scoring}_test_auc")
 
 
 _CV: dict[str, Check] = {"cv_fold_of_sample": _folds, "cv_n_folds": _folds}

@@ -17,7 +17,7 @@ import numpy as np
 from scarce_cli.evaluation.fewshot.films import Bools, Floats, Ints
 from scarce_cli.evaluation.fewshot.folds import make_folds, possible_folds
 from scarce_cli.evaluation.fewshot.logistic import LinearModel, Part, Problem, Solution, fit_parts
-from scarce_cli.evaluation.statistics import auc
+from scarce_cli.evaluation.fewshot.metrics import measures
 
 FIXED_C = 1.0
 """For a class with one film (or patient), which leaves no folds. With one film of each class the films are ranked
@@ -118,7 +118,7 @@ def _accuracy(scores_CN: Floats, labels: Bools, fold: Ints) -> Floats:
 
 def _roc_auc(scores_CN: Floats, labels: Bools, fold: Ints) -> Floats:
     members = [fold == k for k in range(fold.max() + 1)]
-    return np.array([[auc(scores[m], labels[m]) for scores in scores_CN] for m in members])
+    return np.array([[measures(scores[m], labels[m]).auc[0] for scores in scores_CN] for m in members])
 
 
 def _neg_log_loss(scores_CN: Floats, labels: Bools, fold: Ints) -> Floats:
