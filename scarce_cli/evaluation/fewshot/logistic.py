@@ -1,6 +1,6 @@
 """L2-regularised logistic regression, solved to machine precision for few films and many features, many at once.
 
-Shape suffixes: N films, D features, C values of the weight of the data.
+Shape suffixes: N films, D features, C values of the weight of the data, P problems of a batch.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
 def _fit_batch(parts: Sequence[Part], cs_PC: Floats) -> Iterator[Solution]:
     films = max(len(part.films) for part in parts)
     gram_PNN = np.zeros((len(parts), films, films))
-    sign_PN, there_PN, alpha_PN = np.ones((3, len(parts), films)) * np.array([1.0, 0.0, 0.0])[:, None, None]
+    there_PN, alpha_PN = np.zeros((2, len(parts), films))
+    sign_PN = np.ones((len(parts), films))
     for place, part in enumerate(parts):
         n, whole = len(part.films), part.problem
         gram_PNN[place, :n, :n] = whole.gram[np.ix_(part.films, part.films)]

@@ -3,7 +3,8 @@
 There are a few hundred films at most and up to 2,048 features, and the weights are a sum of films, w = X^T a. So a
 problem is its Gram matrix K = X X^T alone, and all problems of a batch take their steps together.
 
-Shape suffixes: P problems of a batch, N films of the largest (smaller ones are filled up with films of no cost).
+Shape suffixes: P problems of a batch, N films of the largest (smaller ones are filled up with films of no cost),
+R right sides of an equation.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ def _step(batch: Batch, state: State) -> tuple[State, Tensor]:
     gram_gap_PN = _times(batch.gram_PNN, gap_PN)
     sure_PN = wrong_PN * torch.sigmoid(batch.sign_PN * state.scores_PN)
     root_PN = (batch.cost_PN * sure_PN.clamp(min=_FLATTEST)).sqrt()
-    solved_PN2 = _solve_newton(batch.gram_PNN, root_PN, torch.stack([root_PN * gram_gap_PN, root_PN], dim=2))
-    along_PN = gap_PN - root_PN * solved_PN2[..., 0]
-    per_intercept_PN = root_PN * solved_PN2[..., 1]
+    solved_PNR = _solve_newton(batch.gram_PNN, root_PN, torch.stack([root_PN * gram_gap_PN, root_PN], dim=2))
+    along_PN = gap_PN - root_PN * solved_PNR[..., 0]
+    per_intercept_PN = root_PN * solved_PNR[..., 1]
     intercept_P = (along_PN.sum(1) + state.alpha_PN.sum(1)) / per_intercept_PN.sum(1)
     alpha_PN = along_PN - intercept_P[:, None] * per_intercept_PN
     step = State(alpha_PN, intercept_P, _times(batch.gram_PNN, alpha_PN) + intercept_P[:, None])
