@@ -161,7 +161,7 @@ def run_cases(
     wider = widening(left_out, aucs_K)
     auc = left_out.auc()
     estimate = Estimate(auc, 0.0, *score_interval(auc, cases, controls, wider))
-    points, curve = draw_curve(people, left_out, weights, settings.cs, settings.repeats, settings.seed)
+    points, curve = draw_curve(people, weights, settings.cs, settings.repeats, settings.seed)
     p = (1 + sum(other >= auc for other in shuffled)) / (1 + len(shuffled))
     projection, note = project(curve, Today(cases, estimate.low, wider), settings.target)
     return CasesFound(

@@ -2,8 +2,8 @@
 
 With few patients or a high AUC neither the bootstrap's percentiles nor a symmetric interval on the logit scale covers
 (simulated, 95 % wanted: 23 + 23 patients and an AUC of .97: 82 and 80 %; 10 + 10 and .998: below 5 %). The interval of
-all values that are not rejected does (93 to 99 % for 10, 23 and 50 cases and AUCs of .63 to .999); the bootstrap says
-how much wider it must be than for a fixed score of one film a patient.
+all values that are not rejected does (91 to 99 % for 10 to 50 cases and AUCs of .63 to .999; with 5 cases 83 % at .60,
+98 % from .72 on); the bootstrap says how much wider it must be than for a fixed score of one film a patient.
 
 Shape suffixes: A cases, B controls, K resamples.
 """

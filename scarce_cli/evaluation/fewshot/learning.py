@@ -21,33 +21,31 @@ _LEAST_SPREAD = 1e-3  # of a point of the curve, so that one at 1.000 does not o
 
 
 def draw_curve(
-    people: People, left_out: LeftOut, weights: tuple[Floats, Floats], cs: Sequence[float], repeats: int, seed: int
+    people: People, weights: tuple[Floats, Floats], cs: Sequence[float], repeats: int, seed: int
 ) -> tuple[tuple[CurvePoint, ...], Curve]:
-    """Mean AUC at 2, 3, 5, 8, ... cases and as many controls, below the number of patients of the rarer class; and
-    the curve that is gone on from: these points, then that of all patients but a pair.
+    """Mean AUC at 2, 3, 5, 8, ... cases and as many controls, below the number of patients of the rarer class.
 
-    The patients of a repeat at one size are among those at the next, so that sizes differ less by luck.
+    The patients of a repeat at one size are among those at the next, so that sizes differ less by luck. The AUC of
+    all patients but a pair is no point of the curve: it is made otherwise, and projections were worse with it.
 
     Args:
         weights: (K, A) and (K, B), how often each patient is in a resample.
     """
-    smaller = min(left_out.wins_AB.shape)
+    smaller = min(int(people.case_P.sum()), int((~people.case_P).sum()))
     sizes = [size for size in _SIZES if size < smaller]
     orders = drawn_orders(people.case_P, repeats, seed)
     picked_KR = np.random.default_rng((seed, 4)).integers(repeats, size=(len(weights[0]), repeats))
-    points, means, resampled = [], [], []
+    points, resampled = [], []
     for size in sizes:
         tested = _repeats(people, orders, size, cs)
         aucs_R = np.array([one.auc() for one in tested])
         low, high = np.percentile(aucs_R, [2.5, 97.5])
         points.append(CurvePoint(size, float(aucs_R.mean()), float(low), float(high)))
-        means.append(float(aucs_R.mean()))
-        resampled.append(_means(np.stack([one.aucs(*weights) for one in tested]), picked_KR, means[-1]))
-    found = left_out.aucs(*weights)
-    resampled_KS = np.stack([*resampled, np.where(np.isfinite(found), found, left_out.auc())], axis=1)
+        resampled.append(_means(np.stack([one.aucs(*weights) for one in tested]), picked_KR, points[-1].auc))
+    resampled_KS = np.stack(resampled, axis=1)
     spreads_S = np.maximum(resampled_KS.std(axis=0), _LEAST_SPREAD)
-    curve = Curve(np.array([*sizes, smaller - 1.0]), np.array([*means, left_out.auc()]), spreads_S, resampled_KS)
-    return tuple(points), curve
+    aucs_S = np.array([point.auc for point in points])
+    return tuple(points), Curve(np.array(sizes, np.float64), aucs_S, spreads_S, resampled_KS)
 
 
 def drawn_orders(case_P: Bools, repeats: int, seed: int) -> list[tuple[Ints, Ints]]:

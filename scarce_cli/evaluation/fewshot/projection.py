@@ -3,12 +3,16 @@
 AUC(n) = a - b n^-c, an inverse power law (Mukherjee et al. 2003; Figueroa et al. 2012), fitted by weighted least
 squares. The interval at n cases and n controls is that of `interval.score_interval`, with today's widening.
 
+It is rough, and its interval says so: simulated with 23 cases that need 60 or 144 more, the number is within a factor
+of two in half and in a third of the studies; the interval of the number holds it in nine of ten.
+
 Shape suffixes: S sizes, K resampled curves, G exponents tried.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -82,9 +86,14 @@ def more_cases(law: PowerLaw, today: Today, target: float, most: int) -> int | N
     """The smallest number of further cases, 1 to ``most``, with as many controls, that lifts the interval's lower end
     above ``target``: the value at which the target itself is rejected. None if it takes more."""
     counts = today.cases + np.arange(1.0, most + 1)
-    errors = np.array([standard_error(target, count, count) for count in counts.tolist()])
-    above = law(counts) - target > Z * today.widening * errors
+    above = law(counts) - target > Z * today.widening * _errors(target, today.cases, most)
     return int(above.argmax()) + 1 if above.any() else None
+
+
+@lru_cache(maxsize=8)
+def _errors(target: float, cases: int, most: int) -> Floats:
+    """(most,) standard error of an AUC of ``target`` with 1, 2, ... more cases and as many controls."""
+    return np.array([standard_error(target, cases + more, cases + more) for more in range(1, most + 1)])
 
 
 def project(curve: Curve, today: Today, target: float) -> tuple[Projection | None, str]:
