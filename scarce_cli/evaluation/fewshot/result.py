@@ -130,7 +130,7 @@ class Projection:
     more_cases: int | None  # None: not within `most`
     low: int | None  # 95 % interval of more_cases over refits; None: not within `most`
     high: int | None
-    most: int  # cases looked ahead to
+    most: int  # further cases looked ahead to
     text: str  # in words
 
 
@@ -144,9 +144,9 @@ class Cases:
     cases: int  # patients with the finding
     controls: int  # patients without
     films: int
-    auc: Estimate  # leave one patient out; sd 0; interval by bootstrap over patients
+    auc: Estimate  # pairs of patients left out together; sd 0; interval over patients
     p: float  # one-sided: shuffled labels do as well
-    shuffled: float  # mean AUC with shuffled labels: below .5, because who is left out is missing on his side
+    shuffled: float  # mean AUC with shuffled labels
     permutations: int
     curve: tuple[CurvePoint, ...]
     projection: Projection | None  # None with the reason in `note`
