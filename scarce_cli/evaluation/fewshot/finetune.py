@@ -42,8 +42,8 @@ blur, and no flip, because the side of the heart and of a lesion is part of what
 class FinetuneSettings:
     """How an encoder is fine-tuned. Learning rates are AdamW's, and fall to 0 along a half cosine.
 
-    Rates, steps and smoothing were chosen on real films with 1 to 50 films a class, on draws that no figure is from:
-    ten times the encoder's rate forgets what it knew, a tenth of the head's leaves it at the class means.
+    Rates and smoothing were chosen on a few draws of real films, which no reported figure is from: ten times the
+    encoder's rate and a tenth of the head's were both worse; three times the encoder's rate was as good.
     """
 
     unfreeze_from: int = 2  # first part that is trained: 0 the stem (end to end), 1 to 4 a stage, 5 the head alone
