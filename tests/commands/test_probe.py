@@ -1,4 +1,4 @@
-"""``scarce probe``: the planted finding is found, and every mistake in the table is one message."""
+"""``scarce probe``: the planted finding is found, episodes are a file, every mistake in the table is one message."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
-from rich.console import Console
 
-from scarce_cli.commands import console, inputs
+from scarce_cli import checkpoint
+from scarce_cli.checkpoint import load
 from scarce_cli.files import sha256
+from scarce_cli.models.resnet import build_encoder
 
 Scarce = Callable[..., Any]
-QUICK = ("--finding", "Disc", "--test-fraction", 0.4, "--shots", "1,5")
+QUICK = ("--finding", "Disc", "--test-fraction", 0.4, "--random", 1, "--min-patients", 2, "--shots", "1,5")
 
 
 @pytest.fixture
@@ -37,42 +39,29 @@ def changed(labels: Path, path: Path, change: Callable[[str], str]) -> Path:
     return path
 
 
+def document(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "probe.json").read_text()))
+
+
+def aucs(folder: Path) -> dict[tuple[str, int], float]:
+    return {(s["initialisation"], s["shots"]): s["auc"]["mean"] for s in document(folder)["scores"]}
+
+
 def test_the_planted_finding_is_found(run: Path, labels: Path, scarce: Scarce) -> None:
     done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK)
     assert done.code == 0, done.err
-    document = json.loads((run / "probe" / "probe.json").read_text())
-    best = {(s["initialisation"], s["shots"]): s["auc"]["mean"] for s in document["scores"]}
-    assert set(best) == {(name, shots) for name in ("random", "spark epoch 2") for shots in (1, 5)}
-    assert best["spark epoch 2", 5] > 0.95
-    assert document["checkpoints"][0]["sha256"] == sha256(run / "last.pt")
-    assert document["settings"]["shots"] == [1, 5]
-    assert document["note"] == "For research; not for diagnosis."
-    assert "Disc against the rest (tested on " in done.out
-    assert "left out" not in done.out
-    with Image.open(run / "probe" / "probe.png") as image:
+    found, folder = aucs(run / "probe"), run / "probe"
+    assert set(found) == {(name, shots) for name in ("random", "spark epoch 2") for shots in (1, 5)}
+    assert found["spark epoch 2", 5] > 0.95
+    told = document(folder)
+    assert told["initialisations"][1]["sha256"] == sha256(run / "last.pt")
+    assert told["labels_sha256"] == sha256(labels)
+    assert told["episodes_sha256"] == sha256(folder / "episodes.json")
+    assert told["settings"]["shots"] == [1, 5]
+    assert "not for diagnosis" in (folder / "report.html").read_text()
+    assert "not for diagnosis" in done.out
+    with Image.open(folder / "probe.png") as image:
         assert image.format == "PNG"
-
-
-def test_the_table_of_numbers_is_the_document(run: Path, labels: Path, scarce: Scarce) -> None:
-    scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--out", "there")
-    scores = json.loads(Path("there/probe.json").read_text())["scores"]
-    with open("there/probe.csv", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    assert len(rows) == len(scores) == 4
-    for row, score in zip(rows, scores, strict=True):
-        for name in ("finding", "negative", "initialisation"):
-            assert row[name] == score[name]
-        for name in ("shots", "draws", "test_positives", "test_negatives"):
-            assert int(row[name]) == score[name]
-        assert float(row["auc"]) == pytest.approx(score["auc"]["mean"], abs=1e-6)
-        for name in ("sd", "low", "high"):
-            assert float(row[name]) == pytest.approx(score["auc"][name], abs=1e-6)
-        if score["difference"] is None:
-            assert row["difference"] == row["difference_low"] == row["difference_high"] == ""
-        else:
-            assert float(row["difference"]) == pytest.approx(score["difference"]["mean"], abs=1e-6)
-            assert float(row["difference_low"]) == pytest.approx(score["difference"]["low"], abs=1e-6)
-            assert float(row["difference_high"]) == pytest.approx(score["difference"]["high"], abs=1e-6)
 
 
 def test_the_result_is_repeatable_and_the_seed_changes_it(run: Path, labels: Path, scarce: Scarce) -> None:
@@ -80,58 +69,168 @@ def test_the_result_is_repeatable_and_the_seed_changes_it(run: Path, labels: Pat
         assert scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--seed", seed, "--out", folder).code == 0
     a, b, c = (Path(folder, "probe.csv").read_text() for folder in "abc")
     assert a == b != c
+    episodes = [Path(folder, "episodes.json").read_bytes() for folder in "abc"]
+    assert episodes[0] == episodes[1] != episodes[2]
 
 
-def test_checkpoints_are_compared_side_by_side(run: Path, labels: Path, scarce: Scarce) -> None:
+def test_episodes_given_back_are_the_same_test(run: Path, labels: Path, scarce: Scarce) -> None:
+    """Whatever the seed and the numbers asked for; no patient stands in the file."""
+    first = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--seed", 3, "--draws", 2, "--out", "a")
+    assert first.code == 0, first.err
+    assert "P0" not in Path("a/episodes.json").read_text()
+    again = ("--episodes", "a/episodes.json", "--random", 1, "--min-patients", 2)
+    done = scarce("probe", run / "last.pt", "--labels", labels, *again, "--out", "b", "--seed", 3)
+    assert done.code == 0, done.err
+    assert aucs(Path("a")) == aucs(Path("b"))
+    assert Path("a/episodes.json").read_bytes() == Path("b/episodes.json").read_bytes()
+    assert scarce("probe", run / "last.pt", "--labels", labels, *again, "--finding", "Disc").code == 2
+    other = changed(labels, Path("x.csv"), lambda text: text.replace("Disc", "No Finding", 6))
+    done = scarce("probe", run / "last.pt", "--labels", other, *again)
+    assert done.code == 2
+    assert "a/episodes.json" in done.err
+    whole = Path("a/episodes.json").read_text()
+    for text, code in (("{}", 2), (whole.replace('"seed":3', '"seed":4'), 5), (whole[: len(whole) // 2], 5)):
+        assert text != whole
+        Path("a/episodes.json").write_text(text)
+        assert scarce("probe", run / "last.pt", "--labels", labels, *again).code == code
+
+
+def test_checkpoints_and_baselines_stand_side_by_side(run: Path, labels: Path, scarce: Scarce, weights: Path) -> None:
     shutil.copy(run / "last.pt", "copy.pt")
     done = scarce(
         "probe", run / "last.pt", run / "encoders" / "epoch-0001.pt", "copy.pt", "--labels", labels, *QUICK,
-        "--out", "there",
+        "--out", "there", "--imagenet", weights,
     )  # fmt: skip
     assert done.code == 0, done.err
+    found = aucs(Path("there"))
+    last, copy = f"spark epoch 2 ({run / 'last.pt'})", "spark epoch 2 (copy.pt)"
+    assert list(dict.fromkeys(name for name, _ in found)) == ["random", "imagenet", last, "spark epoch 1", copy]
+    assert found[last, 5] == found[copy, 5]
+    scores = {s["initialisation"]: s for s in document(Path("there"))["scores"] if s["shots"] == 5}
+    assert [d["baseline"] for d in scores["spark epoch 1"]["differences"]] == ["random", "imagenet", last]
     with open("there/probe.csv", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    names = list(dict.fromkeys(row["initialisation"] for row in rows))
-    assert names == ["random", f"spark epoch 2 ({run / 'last.pt'})", "spark epoch 1", "spark epoch 2 (copy.pt)"]
-    by_name = {row["initialisation"]: row["auc"] for row in rows if row["shots"] == "5"}
-    assert by_name[names[1]] == by_name[names[3]]
+        assert {row["initialisation"] for row in csv.DictReader(handle)} == set(scores)
+    torch.save(build_encoder("resnet50", seed=0).state_dict(), "r50.pth")
+    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--imagenet", "r50.pth")
+    assert done.code == 2
+    assert "r50.pth holds no weights of a resnet18" in done.err
 
 
-def test_a_named_negative(run: Path, labels: Path, scarce: Scarce) -> None:
-    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--negative", "No Finding")
+@pytest.mark.parametrize("mode", ["knn", "prototype", "finetune"])
+def test_other_ways_to_learn(run: Path, labels: Path, scarce: Scarce, mode: str) -> None:
+    few = ("--shots", 1, "--draws", 2, "--unfreeze", 4)
+    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK[:-2], "--mode", mode, *few)
     assert done.code == 0, done.err
-    assert "Disc against No Finding" in done.out
+    told = document(run / "probe")
+    assert (told["mode"], len(told["scores"])) == (mode, 2)
+    assert (told["scores"][0]["calibration"] is None) is (mode != "finetune")
+
+
+def test_all_cases_in_turn(run: Path, labels: Path, scarce: Scarce) -> None:
+    done = scarce("probe", run / "last.pt", "--labels", labels, "--finding", "Disc", "--cases", 8)
+    assert done.code == 0, done.err
+    found = {case["initialisation"]: case for case in document(run / "probe")["cases"]}
+    assert [(c["cases"], c["controls"]) for c in found.values()] == [(8, 8), (8, 8)]
+    best = found["spark epoch 2"]
+    assert best["auc"]["mean"] > 0.95
+    assert best["p"] == pytest.approx(1 / 200)
+    assert best["differences"][0]["baseline"] == "random"
+    assert (run / "probe" / "cases.png").exists()
+    assert "23" not in done.err
+    assert scarce("probe", run / "last.pt", "--labels", labels, "--cases", 8, "--mode", "knn").code == 2
+
+
+def test_a_named_negative_and_a_filter(run: Path, labels: Path, scarce: Scarce) -> None:
+    table = changed(labels, Path("x.csv"), lambda text: "".join(
+        f"{line},{'site' if n == 0 else 'north' if n <= 40 else 'south'}\n" for n, line in enumerate(text.splitlines())
+    ))  # fmt: skip
+    more = ("--against", "no finding", "--where", "Site=nor*")
+    done = scarce("probe", run / "last.pt", "--labels", table, *QUICK, *more)
+    assert done.code == 0, done.err
+    told = document(run / "probe")
+    assert (told["data"]["labelled"], told["tested"][0]["against"]) == (40, "No Finding")
+    for where, named in (("side=x", "'side'"), ("site=east", "east"), ("site", "COLUMN=VALUE")):
+        done = scarce("probe", run / "last.pt", "--labels", table, *QUICK, "--where", where)
+        assert done.code == 2
+        assert named in done.err
+    done = scarce("probe", run / "last.pt", "--labels", table, "--task", "padchest-raer")
+    assert done.code == 2
+    assert "did you mean 'padchest-rare'?" in done.err
+
+
+def test_what_the_encoder_has_seen_is_said_left_out_or_refused(run: Path, labels: Path, scarce: Scarce) -> None:
+    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK)
+    tested = document(run / "probe")["tested"][0]
+    assert tested["seen"] == {"spark epoch 2": tested["positives"] + tested["negatives"]}
+    assert "pretraining set of spark epoch 2" in done.out
+    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--seen", "refuse")
+    assert done.code == 2
+    assert "--seen leave-out" in done.err
+    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--seen", "leave-out")
+    assert done.code == 0, done.err
+    assert document(run / "probe")["scores"] == []
+    half = part_of_the_films(run, Path("half.pt"))
+    done = scarce("probe", half, "--labels", labels, *QUICK, "--seen", "leave-out", "--out", "there")
+    assert done.code == 0, done.err
+    left = document(Path("there"))["tested"][0]
+    assert 0 < left["positives"] + left["negatives"] < tested["positives"] + tested["negatives"]
+    assert left["seen"] == {"spark epoch 2": 0}
+
+
+def part_of_the_films(run: Path, path: Path) -> Path:
+    """The run's checkpoint, as if it had been trained on three of its films."""
+    payload, _ = load(run / "last.pt")
+    origin = {**payload["origin"], "trained_on": payload["origin"]["trained_on"][:3]}
+    info = checkpoint.EncoderInfo(**payload["info"])
+    checkpoint.save(path, encoder=payload["encoder"], info=info, origin=origin)
+    return path
+
+
+def test_one_picture_of_two_patients_is_refused_or_joined(run: Path, labels: Path, scarce: Scarce) -> None:
+    folder = Path("films")
+    shutil.copytree(labels.parent / "films", folder)
+    shutil.copy(folder / "f00.png", folder / "f06.png")  # patients P00 and P03
+    assert scarce("preprocess", "--src", folder, "--size", 32).code == 0
+    assert scarce("cache", "films-32").code == 0
+    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--data", "films-32")
+    assert done.code == 2
+    assert "'f00.png' and 'f06.png'" in done.err
+    assert "--same-film join" in done.err
+    assert "P0" not in done.err
+    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--data", "films-32", "--same-film", "join")
+    assert done.code == 0, done.err
 
 
 def test_findings_are_chosen_and_healthy_is_none_of_them(run: Path, labels: Path, scarce: Scarce) -> None:
-    done = scarce("probe", run / "last.pt", "--labels", labels, "--test-fraction", 0.5, "--shots", 1, "--seed", 1)
+    few = ("--test-fraction", 0.5, "--shots", 1, "--random", 1, "--seed", 1)
+    done = scarce("probe", run / "last.pt", "--labels", labels, *few)
     assert done.code == 0, done.err
-    assert "Disc against the rest" in done.out
-    assert "No Finding against" not in done.out
+    told = document(run / "probe")
+    assert [t["finding"] for t in told["tested"]] == ["Disc"]
+    assert (told["means"], told["tested"][0]["enough"]) == ([], False)
 
 
 def test_too_few_films_for_any_finding(run: Path, labels: Path, scarce: Scarce) -> None:
     few = changed(labels, Path("few.csv"), lambda text: text.replace("Disc", "No Finding", 20))
     done = scarce("probe", run / "last.pt", "--labels", few)
     assert done.code == 2
-    assert "no finding has enough films" in done.err
+    assert "no finding has 5 patients" in done.err
 
 
 def test_more_shots_than_films_are_named_and_left_out(run: Path, labels: Path, scarce: Scarce) -> None:
     done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK[:-1], "1,50")
     assert done.code == 0, done.err
-    assert "left out: Disc against the rest, 50 shots: only " in done.out
-    assert "50 shots " not in done.out.partition("left out")[0]
-    document = json.loads((run / "probe" / "probe.json").read_text())
-    assert [row["shots"] for row in document["skipped"]] == [50]
+    assert [row["shots"] for row in document(run / "probe")["skipped"]] == [50]
+    assert "50 shots" in done.out
 
 
 def test_nothing_to_compute_still_leaves_a_document(run: Path, labels: Path, scarce: Scarce) -> None:
     done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK[:-1], "40,50")
     assert done.code == 0, done.err
     assert not (run / "probe" / "probe.png").exists()
-    document = json.loads((run / "probe" / "probe.json").read_text())
-    assert (document["scores"], len(document["skipped"])) == ([], 2)
+    told = document(run / "probe")
+    assert told["scores"] == []
+    assert told["skipped"]
 
 
 def test_a_finding_that_nobody_has(run: Path, labels: Path, scarce: Scarce) -> None:
@@ -210,6 +309,9 @@ def test_no_label_fits_any_film(run: Path, labels: Path, scarce: Scarce) -> None
         (("--shots", ""), "--shots"),
         (("--c", "0"), "--c 0"),
         (("--c", "nan"), "--c nan"),
+        (("--prevalence", "1"), "--prevalence 1"),
+        (("--unfreeze", "5"), "--unfreeze 5"),
+        (("--cases", "8", "--episodes", "x.json"), "do not go together"),
         (("--draws", "1"), "--draws"),
         (("--test-fraction", "1"), "--test-fraction"),
     ],
@@ -227,8 +329,8 @@ def test_names_that_look_like_markup_are_shown_as_they_are(run: Path, labels: Pa
         "probe", run / "last.pt", "--labels", path, "--finding", "Disc [red]$x$[/red]", *QUICK[2:], "--out", "[b]out"
     )
     assert done.code == 0, done.err
-    assert "Disc [red]$x$[/red] against the rest (tested on" in done.out
-    assert "[b]out/probe.json" in done.out
+    assert "Disc [red]$x$[/red]" in done.out
+    assert "[b]out" in done.out
     done = scarce("probe", run / "last.pt", "--labels", path, "--finding", "[/red]")
     assert done.code == 2
     assert "no film is labelled '[/red]'" in done.err
@@ -244,18 +346,3 @@ def test_a_table_with_bad_rows_is_read_with_a_warning(run: Path, labels: Path, s
     assert done.code == 0, done.err
     assert "line 50" in done.err
     assert "line 51" in done.err
-
-
-def test_the_tables_fit_80_columns_and_cut_nothing(
-    run: Path, labels: Path, scarce: Scarce, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(console, "stdout", lambda: Console(width=80))
-    monkeypatch.setattr(inputs, "stdout", console.stdout)
-    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK[:-1], "1,2,3,4,5,6,7")
-    assert done.code == 0, done.err
-    table = done.out.partition("Written")[0]
-    assert max(map(len, table.splitlines())) <= 80
-    assert "…" not in table
-    assert table.count("±") == 1 + 2 * 7
-    assert table.count("]") == 7
-    assert "7 shots" in table
