@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import load
+from scarce_cli.evaluation.fewshot import finetune
 from scarce_cli.files import sha256
 from scarce_cli.models.resnet import build_encoder
 
@@ -117,7 +119,10 @@ def test_checkpoints_and_baselines_stand_side_by_side(run: Path, labels: Path, s
 
 
 @pytest.mark.parametrize("mode", ["knn", "prototype", "finetune"])
-def test_other_ways_to_learn(run: Path, labels: Path, scarce: Scarce, mode: str) -> None:
+def test_other_ways_to_learn(
+    run: Path, labels: Path, scarce: Scarce, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "FinetuneSettings", partial(finetune.FinetuneSettings, steps=2))
     few = ("--shots", 1, "--draws", 2, "--unfreeze", 4)
     done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK[:-2], "--mode", mode, *few)
     assert done.code == 0, done.err
