@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 from matplotlib.figure import Figure
 
-from scarce_cli.figures import collapse, curves, training
+from scarce_cli.figures import calibration, cases, collapse, learning, training
 from scarce_cli.figures.page import page
 
-DRAWING = (collapse, curves, training)  # modules that open a page
+DRAWING = (calibration, cases, collapse, learning, training)  # modules that open a page
 
 
 @pytest.fixture
