@@ -48,9 +48,13 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
         element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in others))
         for first, *others in rows
     ]
-    parts = [element("caption", caption)] if caption else []
-    inner = element("table", *parts, element("thead", head), element("tbody", *body))
-    return element("div", inner, class_="scroll")
+    inner = element("table", element("thead", head), element("tbody", *body), aria_label=caption)
+    return join([element("p", caption, class_="caption"), scrolling(inner)])
+
+
+def scrolling(inner: Html) -> Html:
+    """What may be wider than the screen: moved by finger or by key."""
+    return element("div", inner, class_="scroll", tabindex="0")
 
 
 def two_lines(first: str, second: str) -> Html:

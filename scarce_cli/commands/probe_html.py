@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from scarce_cli.commands import probe_html_tables as tables
 from scarce_cli.commands import probe_words as words
-from scarce_cli.commands.markup import Html, element, facts, table
+from scarce_cli.commands.markup import Html, element, facts, join, scrolling, table
 from scarce_cli.commands.probe_html_style import STYLE
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Result
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_FINER = 1.3  # pixels of a figure for one of the screen
 _MODES = {
     "linear": "logistic regression on frozen features",
     "finetune": "fine-tuning of the encoder",
@@ -114,7 +116,7 @@ def _parts(result: Result, figures: Mapping[str, bytes]) -> Iterable[tuple[str, 
     yield "What was run", [_run(result), tables.initialisations(result), _settings(result.settings)]
     yield "Data", [_data(result), *([tables.tested(result)] if result.tested else [])]
     yield "Episodes", _episodes(result) if result.episodes else []
-    yield "Results", [tables.means(result), *findings] if findings else []
+    yield "Results", [tables.means(result), *tables.overview(result), *findings] if findings else []
     yield "Curves", _figure(figures, "probe.png", _CURVES)
     yield "Calibration", _figure(figures, "calibration.png", _CALIBRATION)
     yield "All cases", [*cases, *_figure(figures, "cases.png", _CASES)]
@@ -133,13 +135,17 @@ def _run(result: Result) -> Html:
 
 
 def _settings(settings: Mapping[str, Any]) -> Html:
-    rows = [[words.one_line(str(key)), element("code", _value(value))] for key, value in settings.items()]
-    return table("Settings", ["setting", "value"], rows)
+    """All that was chosen, in one paragraph; what was not is left out."""
+    chosen = [(key, value) for key, value in settings.items() if value is not None and value not in ((), [], "")]
+    lines = (element("code", f"{words.one_line(str(key))} = {_value(value)}") for key, value in chosen)
+    return element("p", "Settings: ", join(lines, "; "), class_="settings")
 
 
 def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_value, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return "none" if value is None else words.one_line(str(value))
 
 
@@ -169,8 +175,15 @@ def _figure(figures: Mapping[str, bytes], name: str, meaning: str) -> list[str]:
     if name not in figures:
         return []
     source = f"data:image/png;base64,{base64.b64encode(figures[name]).decode()}"
-    image = element("div", element("img", src=source, alt=meaning), class_="scroll")
-    return [element("figure", image, element("figcaption", f"{meaning} ({name})."))]
+    width, height = _size(figures[name])
+    image = element("img", src=source, alt=meaning, width=str(width), height=str(height))
+    return [element("figure", scrolling(image), element("figcaption", f"{meaning} ({name})."))]
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Of a figure on the screen, so that its letters are as large as those beside it: in pixels of 1/96 inch."""
+    width, height = struct.unpack(">II", png[16:24])
+    return round(width / _FINER), round(height / _FINER)
 
 
 def _skipped(result: Result) -> list[str]:

@@ -18,33 +18,41 @@ h3 { font-size: 1.05rem; margin: 1.8rem 0 0.4rem; }
 nav { display: flex; flex-wrap: wrap; gap: 0.3rem 1.1rem; margin-top: 1rem; }
 a { color: var(--mark); }
 .warning { color: var(--warn); margin: 0.3rem 0; }
-.note, figcaption, caption, dt { color: var(--soft); }
-.scroll { overflow-x: auto; margin: 0.8rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; overflow-wrap: normal; }
-caption { text-align: left; padding-bottom: 0.3rem; }
-th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { font-weight: 600; vertical-align: bottom; min-width: 4.5rem; }
-tbody th { font-weight: 600; max-width: 17rem; min-width: 6.5rem; overflow-wrap: anywhere; }
-td { max-width: 26rem; overflow-wrap: anywhere; }
-.finding td { white-space: nowrap; }
-small { display: block; font-size: 0.82em; color: var(--soft); white-space: nowrap; }
-.over { font-weight: 400; padding-left: 0.8rem; display: inline-block; }
+.note, figcaption, .caption, dt { color: var(--soft); }
+.caption { margin: 1.1rem 0 0.2rem; font-size: 0.92rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; overflow-wrap: break-word; }
+th, td { padding: 0.3rem 1rem 0.3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+thead th { font-weight: 600; vertical-align: bottom; max-width: 10rem; }
+tbody th { font-weight: 600; max-width: 15rem; position: sticky; left: 0; background: var(--paper); }
+td { max-width: 30rem; }
+.finding td, small { white-space: nowrap; }
+small { display: block; font-size: 0.82em; color: var(--soft); }
+.over { font-weight: 400; padding-left: 0.8rem; display: block; }
 code { font-family: ui-monospace, monospace; font-size: 0.9em; overflow-wrap: anywhere; }
-td .hash { display: inline-block; min-width: 16rem; }
+td code { overflow-wrap: break-word; }
+td .hash { display: block; width: 18rem; overflow-wrap: anywhere; }
 dl { margin: 0.6rem 0; }
 dt { font-size: 0.9rem; margin-top: 0.5rem; }
 dd { margin: 0; }
 figure { margin: 1rem 0; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-@media (max-width: 50rem) { img { max-width: none; width: max(100%, 46rem); } body { font-size: 15px; } }
+@media (min-width: 50rem) { dl { display: grid; grid-template-columns: 13rem 1fr; gap: 0.35rem 1rem; }
+  dt { margin: 0; } }
+@media (max-width: 50rem) { body { font-size: 15px; } img { max-width: none; } tbody th { max-width: 9rem; } }
 @media print {
   :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #fff; --mark: #000;
     --warn: #000; }
   nav { display: none; }
   body { font-size: 10pt; }
   .scroll { overflow: visible; }
-  img { max-width: 100%; width: auto; }
+  img { max-width: 100%; }
+  table { font-size: 8pt; }
+  tbody th { position: static; }
+  th, td { padding-right: 0.6rem; }
+  .finding td, small { white-space: normal; }
+  td .hash { width: 11rem; }
   tr, figure, h2, h3 { break-inside: avoid; }
-  h2, h3, caption { break-after: avoid; }
+  h2, h3, .caption { break-after: avoid; }
 }
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands import probe_words as words
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Cases, Difference, Estimate, MeanScore, Result, Score
 
 _SHOTS = "labelled films of each class"
+_BELOW = "below it its 95 % interval; over: what is gained over a baseline on the same films, with its interval and p"
+_BOLD = "Bold: the interval of the difference excludes nought. p of a mean is not corrected."
 
 
 def means(result: Result) -> Html:
@@ -24,9 +26,39 @@ def means(result: Result) -> Html:
     rows = list(_shot_rows(result.means))
     if len(set(counts.values())) > 1:
         rows.append(["findings in the mean", *(str(counts[n]) for n in sorted(counts))])
-    caption = f"Mean over {count(max(counts.values()), 'finding')}: AUC by number of {_SHOTS}"
-    told = element("p", f"In the mean: {'; '.join(words.one_line(name) for name in names)}.", class_="note")
+    caption = f"Mean over {count(max(counts.values()), 'finding')}: AUC by number of {_SHOTS}, {_BELOW}"
+    told = element("p", f"In the mean: {'; '.join(map(words.one_line, names))}. {_BOLD}", class_="note")
     return join([table(caption, _shot_columns(result.means), rows), told])
+
+
+def overview(result: Result) -> list[Html]:
+    """Of several findings one line each, at its largest number of shots."""
+    lines = [words.largest(words.scores_of(result, task)) for task in words.tasks(result)]
+    if len(lines) < 2:
+        return []
+    names = [i.name for i in result.initialisations]
+    pairs = list(dict.fromkeys((s.initialisation, d.baseline) for line in lines for s in line for d in s.differences))
+    columns = [
+        "finding",
+        "test patients with it",
+        "films of each class",
+        *(f"AUC of {words.one_line(n)}" for n in names),
+    ]
+    columns += [f"{words.one_line(name)} over {words.one_line(baseline)}" for name, baseline in pairs]
+    rows = [_line(result, {s.initialisation: s for s in line}, names, pairs) for line in lines]
+    return [table("Each finding, with the largest number of labelled films", columns, rows)]
+
+
+def _line(
+    result: Result, scores: Mapping[str, Score], names: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> list[str]:
+    one = next(iter(scores.values()))
+    tested = words.tested_on(result, (one.finding, one.against))
+    few = "" if one.enough else " (too few)"
+    patients = f"{tested.positive_patients:,}{few}" if tested else words.UNKNOWN
+    aucs = [_cell(scores[name].auc if name in scores else None) for name in names]
+    gains = [_gain(_over(scores.get(name), baseline)) for name, baseline in pairs]
+    return [words.one_line(one.finding), patients, str(one.shots), *aucs, *gains]
 
 
 def finding(result: Result, task: Task) -> Html:

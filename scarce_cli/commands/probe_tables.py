@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands import probe_words as words
-from scarce_cli.commands.probe_words import Task, digits, in_brackets, one_line, p_value
+from scarce_cli.commands.probe_words import Task, digits, in_brackets, one_line, p_value, short
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Calibration, Cases, Difference, Estimate, MeanScore, Result, Score
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 _MANY = 6  # findings: of more, one line each
 _LISTED = 12  # of what could not be tested
 _NAME, _CELL = 19, 12  # characters of a table's first column, and of each further one with its gap
-_LINE = 24  # of the first column where each finding has one line
-_BASELINES = 2  # beside one another in 80 columns
+_FIXED, _GAIN, _NAMED = 32, 14, 30  # where each finding has one line: its numbers, a gain, its name at the most
 _FULL = "report.html"
 _MEASURED = "sensitivity and PPV at a specificity of 90 and 95 %\n(naive: always says the prevalence"
 _LEGEND = (
@@ -73,10 +72,10 @@ def _print_means(result: Result) -> None:
     counts = sorted({len(m.findings) for m in result.means})
     of = words.count(counts[-1], "finding")
     if len(counts) > 1:
-        of = f"{counts[0]} to {of}: compare no columns"  # not the same findings in each
+        of = f"{counts[0]} to {of}, not the same in each column"
     by_shots = {m.shots: len(m.findings) for m in result.means}
     extra = [["findings", by_shots]] if len(counts) > 1 else []
-    _print_shots(f"Mean over {of}, p not corrected", result.means, extra)
+    _print_shots(f"Mean over {of}; p is not corrected", result.means, extra)
 
 
 def _print_shots(title: str, scores: Sequence[Score | MeanScore], extra: Sequence[Sequence[object]] = ()) -> None:
@@ -153,7 +152,7 @@ _MEASURES: tuple[tuple[str, Callable[[Score], str]], ...] = (
 
 def _print_lines(result: Result, tasks: Sequence[Task]) -> None:
     """One line for each finding at its largest number of shots, in a table for each that is compared."""
-    from scarce_cli.commands.console import say
+    from scarce_cli.commands.console import say, stdout
     from scarce_cli.commands.inputs import table
 
     lines = [s for task in tasks for s in words.largest(words.scores_of(result, task))]
@@ -161,23 +160,29 @@ def _print_lines(result: Result, tasks: Sequence[Task]) -> None:
     for name in compared or list(dict.fromkeys(s.initialisation for s in lines)):
         those = [s for s in lines if s.initialisation == name]
         baselines = list(dict.fromkeys(d.baseline for s in those for d in s.differences))
-        for start in range(0, max(1, len(baselines)), _BASELINES):
-            part = baselines[start : start + _BASELINES]
-            columns = ["finding", "patients", "shots", "AUC", *(f"over\n{one_line(b)[:_LINE]}" for b in part)]
+        room = stdout().width - _FIXED - min(_NAMED, max(len(one_line(s.finding)) for s in those))
+        fits = max(1, room // _GAIN)
+        for start in range(0, max(1, len(baselines)), fits):
+            part = baselines[start : start + fits]
+            columns = ["finding", "with it", "shots", "AUC", *(f"over\n{one_line(b)}" for b in part)]
             table(f"{one_line(name)}, each finding", columns, [_line(result, s, part) for s in those])
-    say(f"(few): too few test patients, not in the mean. All measures of all findings: {_FULL} and probe.csv")
+    say(f"with it: test patients with the finding; few: not in the mean. All measures: {_FULL} and probe.csv")
 
 
 def _line(result: Result, score: Score, baselines: Sequence[str]) -> list[str]:
     tested = words.tested_on(result, (score.finding, score.against))
     patients = f"{tested.positive_patients}{'' if score.enough else ' (few)'}" if tested else words.UNKNOWN
-    gains = []
-    for difference in (_over(score, baseline) for baseline in baselines):
-        mark = "*" if difference and words.excludes_nought(difference.auc) else " "
-        text = f"{digits(difference.auc.mean, sign=True)}{mark} p {_p(difference)}" if difference else words.UNKNOWN
-        gains.append(text)
-    auc = f"{digits(score.auc.mean)} {in_brackets(score.auc)}"
-    return [one_line(score.finding)[:200], patients, str(score.shots), auc, *gains]
+    auc = f"{short(digits(score.auc.mean))} {in_brackets(score.auc)}"
+    gains = [_short_gain(_over(score, baseline)) for baseline in baselines]
+    return [one_line(score.finding), patients, str(score.shots), auc, *gains]
+
+
+def _short_gain(difference: Difference | None) -> str:
+    if difference is None:
+        return words.UNKNOWN
+    mark = "*" if words.excludes_nought(difference.auc) else ""
+    p = short(_p(difference))[:4] if _p(difference)[0] == "1" else short(_p(difference))
+    return f"{short(digits(difference.auc.mean, sign=True))}{mark} p {p}".replace("p <", "p<")
 
 
 def _print_cases(result: Result) -> None:

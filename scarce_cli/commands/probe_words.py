@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ def interval(estimate: Estimate, sign: bool = False) -> str:
 
 def in_brackets(estimate: Estimate, sign: bool = False) -> str:
     """ "[.78,.84]": short, for a table on screen."""
-    ends = (digits(value, 2, sign).replace("0.", ".", 1) for value in (estimate.low, estimate.high))
-    return f"[{','.join(ends)}]"
+    return f"[{','.join(short(digits(value, 2, sign)) for value in (estimate.low, estimate.high))}]"
+
+
+def short(number: str) -> str:
+    """Without the nought before the point."""
+    return number.replace("0.", ".", 1)
 
 
 def p_value(p: float | None) -> str:
@@ -91,13 +95,19 @@ def left_out_of_mean(tested: Tested | None) -> str:
 
 def answer(result: Result) -> list[str]:
     """Sentences that answer what the probe was asked, one or two for each initialisation that is compared."""
-    said = [_of_cases(case) for case in result.cases if _is_asked(result, case.initialisation)]
+    cases = [case for case in result.cases if _is_asked(result, case.initialisation)]
+    said = list(map(_of_cases, cases))
+    compared = [difference for case in cases for difference in case.differences]
     if result.means:
-        said += _of_means(result)
+        means = _asked_means(result)
+        said += [_of_mean(result, mean) for mean in means]
+        compared += [difference for mean in means for difference in mean.differences]
     elif result.scores:
         said.append(
             "No finding has enough test patients for a mean: what the tables say of single findings is uncertain."
         )
+    if compared and not any(map(is_better, compared)):
+        said.append(f"So no advantage is shown{_with_most(result)}.")
     return said or ["Nothing could be tested: see what was left out, and why."]
 
 
@@ -107,19 +117,23 @@ def _is_asked(result: Result, name: str) -> bool:
     return name in checkpoints or not checkpoints
 
 
-def _of_means(result: Result) -> Iterable[str]:
+def _with_most(result: Result) -> str:
+    shots = max((m.shots for m in result.means), default=0)
+    return f" with {count(shots, 'labelled film')} of each class" if shots else ""
+
+
+def _asked_means(result: Result) -> list[MeanScore]:
     shots = max(m.shots for m in result.means)
-    asked = [m for m in result.means if m.shots == shots and _is_asked(result, m.initialisation)]
-    for mean in asked:
-        where = f"a mean AUC of {digits(mean.auc.mean)} over {len(mean.findings)} findings"
-        if len(mean.findings) == 1:
-            where = f"an AUC of {digits(mean.auc.mean)} on {one_line(mean.findings[0])}"
-        begin = f"With {count(shots, 'labelled film')} of each class, {one_line(mean.initialisation)} reaches"
-        said = [f"{begin} {where} (95 % interval {interval(mean.auc)})."]
-        yield " ".join([*said, *(_compared(result, mean, difference) for difference in mean.differences)])
-    compared = [difference for mean in asked for difference in mean.differences]
-    if compared and not any(is_better(difference) for difference in compared):
-        yield "So nothing here shows that pretraining helped."
+    return [m for m in result.means if m.shots == shots and _is_asked(result, m.initialisation)]
+
+
+def _of_mean(result: Result, mean: MeanScore) -> str:
+    where = f"a mean AUC of {digits(mean.auc.mean)} over {len(mean.findings)} findings"
+    if len(mean.findings) == 1:
+        where = f"an AUC of {digits(mean.auc.mean)} on {one_line(mean.findings[0])}"
+    begin = f"With {count(mean.shots, 'labelled film')} of each class, {one_line(mean.initialisation)} reaches"
+    said = f"{begin} {where} (95 % interval {interval(mean.auc)})."
+    return " ".join([said, *(_compared(result, mean, difference) for difference in mean.differences)])
 
 
 def is_better(difference: Difference) -> bool:
@@ -128,13 +142,31 @@ def is_better(difference: Difference) -> bool:
     return difference.auc.low > 0 and p < SIGNIFICANT
 
 
+def is_worse(difference: Difference) -> bool:
+    """Interval and p agree that the initialisation is worse than the baseline."""
+    p = difference.p if difference.p_holm is None else difference.p_holm
+    return difference.auc.high < 0 and p < SIGNIFICANT
+
+
 def _compared(result: Result, mean: MeanScore, difference: Difference) -> str:
     said = _comparison(difference)
     if len(mean.findings) == 1:
         return said
     better, worse = _sides(result, mean, difference.baseline)
     below = f", below it in {worse}" if worse else ""
-    return f"{said[:-1]}; the interval is above nought in {better} of {len(mean.findings)} findings{below}."
+    said = f"{said[:-1]}; the interval is above nought in {better} of {len(mean.findings)} findings{below}."
+    return said + _with_fewer(result, mean, difference.baseline)
+
+
+def _with_fewer(result: Result, mean: MeanScore, baseline: str) -> str:
+    """Where smaller numbers of films say something else than nothing."""
+    fewer = [m for m in result.means if m.initialisation == mean.initialisation and m.shots < mean.shots]
+    known = [(m.shots, d) for m in fewer for d in m.differences if d.baseline == baseline]
+    said = ""
+    for what, is_so in (("better", is_better), ("worse", is_worse)):
+        shots = [str(n) for n, difference in known if is_so(difference)]
+        said += f" With fewer films it is {what} at {', '.join(shots)}." if shots else ""
+    return said
 
 
 def _sides(result: Result, mean: MeanScore, baseline: str) -> tuple[int, int]:
@@ -164,7 +196,7 @@ def _comparison(difference: Difference) -> str:
     numbers = f"{digits(gain.mean, sign=True)} ({interval(gain, sign=True)}, p {p_value(difference.p)})"
     if is_better(difference):
         return f"It is better than {baseline}: {numbers}."
-    if gain.high < 0 and difference.p < SIGNIFICANT:
+    if is_worse(difference):
         return f"It is worse than {baseline}: {numbers}."
     return f"A difference from {baseline} is not shown: {numbers}."
 

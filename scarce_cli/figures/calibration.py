@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from scarce_cli.evaluation.fewshot.result import Result, Score
 from scarce_cli.figures.initialisations import LIGHT, Look, grid, legend_below, looks, tidy
 from scarce_cli.figures.page import page, plain
 
-_COLUMNS = 4
+_COLUMNS = 3
 _MOST = 24  # findings with a panel
 _TITLE = 34  # characters
-_SMALL, _LARGE = 6.0, 70.0  # square points of a marker: of no film, of most films
+_SMALL, _LARGE = 4.0, 26.0  # square points of a marker: of no film, of most films
 
 
 def draw_calibration(result: Result, path: Path) -> bool:
-    """A PNG: one panel for each finding at its largest number of shots; larger points stand for more films.
+    """A PNG: one panel for each finding at its largest number of shots, both axes as long as its probabilities reach;
+    larger points stand for more films.
 
     Of more than 24 findings the first are drawn, which the figure says. Returns whether there was anything to draw:
     scores that are no probabilities have no such curve.
@@ -61,14 +62,21 @@ def _draw(axis: Axes, scores: Sequence[Score], style: Mapping[str, Look]) -> Non
     most = max(b.films for s in scores if s.calibration for b in s.calibration.bins)
     for name in (name for name in style if name in by_name):
         _draw_line(axis, by_name[name], style[name], most)
-    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    ticks = np.linspace(0, 1, 5)
-    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    end = _end(scores)
+    axis.set(xlim=(-0.03 * end, end), ylim=(-0.03 * end, end), aspect="equal")
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_locator(MaxNLocator(nbins=5))
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # matplotlib's own may be formulas
     axis.set_xlabel("predicted probability", fontsize=8.5)
     axis.set_ylabel("share with the finding", fontsize=8.5)
     shots = f"{scores[0].shots} shot{'s' * (scores[0].shots > 1)}"
     axis.set_title(f"{plain(scores[0].finding, _TITLE)}\n{shots}", fontsize=9)
+
+
+def _end(scores: Sequence[Score]) -> float:
+    """Of both axes: a rare finding has no large probability."""
+    bins = [b for s in scores if s.calibration for b in s.calibration.bins]
+    return min(1.03, 1.1 * max(0.02, *(value for b in bins for value in (b.predicted, b.observed))))
 
 
 def _draw_line(axis: Axes, score: Score, look: Look, most: float) -> None:

@@ -13,7 +13,7 @@ from scarce_cli.evaluation.fewshot.result import MeanScore, Result, Score
 from scarce_cli.figures.initialisations import LIGHT, Look, grid, legend_below, looks, tidy
 from scarce_cli.figures.page import page, plain
 
-_COLUMNS = 4
+_COLUMNS = 3
 _MOST = 23  # findings with a panel: a page that is still read
 _TITLE = 38  # characters
 _APART = 0.035  # of decades that bars stand beside each other
@@ -42,7 +42,7 @@ def draw_learning_curves(result: Result, path: Path) -> bool:
     rows, columns = grid(len(panels), _COLUMNS)
     with page(path, rows, columns, size=(3.2 * columns + 0.4, 2.75 * rows + 0.4), sharey=True) as (figure, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
-            _draw(axis, panel, style)
+            _draw(axis, panel, style, sorted({s.shots for s in result.scores}))
         for axis in axes.flat[len(panels) :]:
             axis.axis("off")
         for axis in axes[:, 0]:
@@ -56,7 +56,12 @@ def draw_learning_curves(result: Result, path: Path) -> bool:
 def _heading(result: Result, panels: Sequence[_Panel]) -> str:
     drawn, there = len(panels) - len(_mean(result)), len(_tasks(result))
     some = f"; {drawn} of {there} findings, those with the most patients" if drawn < there else ""
-    return f"AUC with 95 % intervals over draws and test patients{some}"
+    alike = f", each against {plain(result.scores[0].against, _TITLE)}" if _is_one_contrast(result) else ""
+    return f"AUC with 95 % intervals over draws and test patients{alike}{some}"
+
+
+def _is_one_contrast(result: Result) -> bool:
+    return len({against for _, against in _tasks(result)}) == 1
 
 
 def _tasks(result: Result) -> list[tuple[str, str]]:
@@ -77,8 +82,8 @@ def _findings(result: Result) -> Iterable[_Panel]:
     for task in (task for task in _tasks(result) if task in most):
         scores = [s for s in result.scores if (s.finding, s.against) == task]
         few = "" if scores[0].enough else "\ntoo few patients: not in the mean"
-        title = f"{plain(task[0], _TITLE)}\nagainst {plain(task[1], _TITLE - 8)}{few}"
-        yield _Panel(title, _lines(scores), scores[0].enough)
+        against = "" if _is_one_contrast(result) else f"\nagainst {plain(task[1], _TITLE - 8)}"
+        yield _Panel(f"{plain(task[0], _TITLE)}{against}{few}", _lines(scores), scores[0].enough)
 
 
 def _lines(scores: Sequence[Score | MeanScore]) -> dict[str, list[Score | MeanScore]]:
@@ -88,10 +93,9 @@ def _lines(scores: Sequence[Score | MeanScore]) -> dict[str, list[Score | MeanSc
     return lines
 
 
-def _draw(axis: Axes, panel: _Panel, style: Mapping[str, Look]) -> None:
+def _draw(axis: Axes, panel: _Panel, style: Mapping[str, Look], ticks: Sequence[int]) -> None:
     tidy(axis)
     axis.axhline(0.5, color=LIGHT, linewidth=0.8, linestyle=":")
-    ticks = sorted({s.shots for line in panel.lines.values() for s in line})
     for number, (name, line) in enumerate((n, panel.lines[n]) for n in style if n in panel.lines):
         _draw_line(axis, line, style[name], number if len(ticks) == 1 else 0)
     axis.set_xscale("log")
