@@ -18,6 +18,8 @@ h3 { font-size: 1.05rem; margin: 1.8rem 0 0.4rem; }
 nav { display: flex; flex-wrap: wrap; gap: 0.3rem 1.1rem; margin-top: 1rem; }
 a { color: var(--mark); }
 .warning { color: var(--warn); margin: 0.3rem 0; }
+summary { cursor: pointer; }
+details ul { margin-top: 0.3rem; font-size: 0.92rem; }
 .note, figcaption, .caption, dt { color: var(--soft); }
 .caption { margin: 1.1rem 0 0.2rem; font-size: 0.92rem; }
 .scroll { overflow-x: auto; }
@@ -44,6 +46,7 @@ img { display: block; max-width: 100%; height: auto; background: #fff; border-ra
   :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #fff; --mark: #000;
     --warn: #000; }
   nav { display: none; }
+  details::details-content { content-visibility: visible; height: auto; }
   body { font-size: 10pt; }
   .scroll { overflow: visible; }
   img { max-width: 100%; }

@@ -10,7 +10,7 @@ from scarce_cli.commands.markup import Html, element, join, table, two_lines
 from scarce_cli.commands.probe_words import Task, count, digits, interval, p_value
 
 if TYPE_CHECKING:
-    from scarce_cli.evaluation.fewshot.result import Cases, Difference, Estimate, MeanScore, Result, Score
+    from scarce_cli.evaluation.fewshot.result import Cases, Difference, Estimate, MeanScore, Result, Score, Tested
 
 _SHOTS = "labelled films of each class"
 _BELOW = "below it its 95 % interval; over: what is gained over a baseline on the same films, with its interval and p"
@@ -65,11 +65,18 @@ def finding(result: Result, task: Task) -> Html:
     """All that was found of one finding."""
     scores, tested = words.scores_of(result, task), words.tested_on(result, task)
     heading = element("h3", f"{words.one_line(task[0])} against {words.one_line(task[1])}")
-    notes = [] if scores[0].enough else [f"{words.left_out_of_mean(tested).capitalize()}; p is not corrected."]
-    notes += [f"Shortcut: {words.one_line(text)}" for text in (tested.shortcuts if tested else ())]
-    warned = [element("p", note, class_="warning") for note in notes]
+    few = "" if scores[0].enough else f"{words.left_out_of_mean(tested).capitalize()}; p is not corrected."
+    notes = [element("p", few, class_="warning")] if few else []
+    notes += [_shortcuts(tested)] if tested and tested.shortcuts else []
     curve = table(f"AUC by number of {_SHOTS}", _shot_columns(scores), _shot_rows(scores))
-    return element("section", heading, *warned, curve, _measures(result, scores), class_="finding")
+    return element("section", heading, *notes, curve, _measures(result, scores), class_="finding")
+
+
+def _shortcuts(tested: Tested) -> Html:
+    """Folded away: some tables tell much."""
+    found = count(len(tested.shortcuts), "shortcut")
+    title = element("summary", f"{found}: what the table or the files alone tell of it", class_="warning")
+    return element("details", title, element("ul", *(element("li", words.one_line(s)) for s in tested.shortcuts)))
 
 
 def _shot_columns(scores: Sequence[Score | MeanScore]) -> list[str]:

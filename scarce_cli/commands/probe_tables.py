@@ -65,7 +65,9 @@ def _title(result: Result, task: Task, enough: bool) -> str:
         title += f": {tested.positives} + {tested.negatives} test films of {patients[0]} + {patients[1]} patients"
     if not enough:
         title += f"\n({words.left_out_of_mean(tested)}; p is not corrected)"
-    return "\n".join([title, *(f"(shortcut: {one_line(text)})" for text in (tested.shortcuts if tested else ()))])
+    told = tested.shortcuts if tested else ()
+    more = f" ({len(told) - 1} more: {_FULL})" if len(told) > 1 else ""
+    return f"{title}\nShortcut: {one_line(told[0])}{more}" if told else title
 
 
 def _print_means(result: Result) -> None:

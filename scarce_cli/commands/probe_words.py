@@ -93,6 +93,18 @@ def left_out_of_mean(tested: Tested | None) -> str:
     return f"only {count(few, 'test patient')} {has}: not in the mean"
 
 
+def shortcuts(result: Result) -> str:
+    """How many findings are told by the table or the files alone; "" where none is."""
+    told = [t for t in result.tested if t.shortcuts]
+    if not told:
+        return ""
+    names = ", ".join(one_line(t.finding) for t in told[:3]) + (", ..." if len(told) > 3 else "")
+    return (
+        "Beware of shortcuts: what the table or the files alone tell, without a look at the film, may be behind "
+        f"the AUC in {len(told)} of {count(len(result.tested), 'finding')} ({names})."
+    )
+
+
 def answer(result: Result) -> list[str]:
     """Sentences that answer what the probe was asked, one or two for each initialisation that is compared."""
     cases = [case for case in result.cases if _is_asked(result, case.initialisation)]
@@ -108,6 +120,8 @@ def answer(result: Result) -> list[str]:
         )
     if compared and not any(map(is_better, compared)):
         said.append(f"So no advantage is shown{_with_most(result)}.")
+    if beware := shortcuts(result):
+        said.append(beware)
     return said or ["Nothing could be tested: see what was left out, and why."]
 
 

@@ -19,6 +19,7 @@ _COLUMNS = 2
 _MOST = 12  # findings with a panel
 _TITLE = 46  # characters
 _APART = 1.06  # that bars stand beside each other
+_BELOW = 0.014  # of AUC, so that bars at the target do not cover each other
 _TARGET = "#b00020"
 
 
@@ -72,7 +73,7 @@ def _draw(axis: Axes, rows: Sequence[Cases], style: Mapping[str, Look]) -> None:
     for number, name in enumerate(name for name in style if name in by_name):
         _draw_curve(axis, by_name[name], style[name])
         _draw_all(axis, by_name[name], style[name], number)
-        _draw_projection(axis, by_name[name], style[name], end)
+        _draw_projection(axis, by_name[name], style[name], end, number)
     for target in {row.projection.target for row in rows if row.projection}:
         axis.axhline(target, color=_TARGET, linewidth=1)
     _scale(axis, rows, end)
@@ -89,6 +90,9 @@ def _draw_curve(axis: Axes, row: Cases, look: Look) -> None:
         n, [p.low for p in row.curve], [p.high for p in row.curve], color=look.colour, alpha=look.band, linewidth=0
     )
 
+    for ends in ([p.low for p in row.curve], [p.high for p in row.curve]):
+        axis.plot(n, ends, color=look.colour, linestyle=look.style, linewidth=0.6, alpha=0.55)
+
 
 def _draw_all(axis: Axes, row: Cases, look: Look, number: int) -> None:
     place = row.cases * _APART**number
@@ -97,25 +101,25 @@ def _draw_all(axis: Axes, row: Cases, look: Look, number: int) -> None:
               markeredgecolor=look.colour, linestyle="", zorder=4)  # fmt: skip
 
 
-def _draw_projection(axis: Axes, row: Cases, look: Look, end: float) -> None:
+def _draw_projection(axis: Axes, row: Cases, look: Look, end: float, number: int) -> None:
     if row.projection is None:
         return
     start = row.curve[-1].cases if row.curve else row.cases
     n = np.geomspace(max(1, start), max(end, start + 1), 100)
     axis.plot(n, _curve(row.projection, n), color=look.colour, linestyle=(0, (1, 1)), linewidth=1.3)
-    _draw_needed(axis, row, row.projection, look)
+    _draw_needed(axis, row, row.projection, look, number)
 
 
-def _draw_needed(axis: Axes, row: Cases, projection: Projection, look: Look) -> None:
+def _draw_needed(axis: Axes, row: Cases, projection: Projection, look: Look, number: int) -> None:
     """Where the target is reached, with its interval; nothing where it is reached already, or is never."""
     more, low, high = projection.more_cases, projection.low, projection.high
     if more == 0 or (more is None and low is None):
         return
     ends = [low if low is not None else more, projection.most if high is None else high]
-    places = [row.cases + (end or 0) for end in ends]
-    axis.plot(places, [projection.target] * 2, color=look.colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
+    places, height = [row.cases + (end or 0) for end in ends], projection.target - _BELOW * number
+    axis.plot(places, [height] * 2, color=look.colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
     if more is not None:
-        axis.plot([row.cases + more], [projection.target], marker="|", markersize=14, markeredgewidth=2,
+        axis.plot([row.cases + more], [height], marker="|", markersize=14, markeredgewidth=2,
                   color=look.colour, linestyle="", zorder=4)  # fmt: skip
 
 
