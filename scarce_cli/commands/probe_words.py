@@ -120,9 +120,9 @@ def answer(result: Result) -> list[str]:
         )
     if compared and not any(map(is_better, compared)):
         said.append(f"So no advantage is shown{_with_most(result)}.")
-    if beware := shortcuts(result):
-        said.append(beware)
-    return said or ["Nothing could be tested: see what was left out, and why."]
+    if not said:
+        return ["Nothing could be tested: see what was left out, and why."]
+    return [*said, beware] if (beware := shortcuts(result)) else said
 
 
 def _is_asked(result: Result, name: str) -> bool:
@@ -169,16 +169,16 @@ def _compared(result: Result, mean: MeanScore, difference: Difference) -> str:
     better, worse = _sides(result, mean, difference.baseline)
     below = f", below it in {worse}" if worse else ""
     said = f"{said[:-1]}; the interval is above nought in {better} of {len(mean.findings)} findings{below}."
-    return said + _with_fewer(result, mean, difference.baseline)
+    return said + _with_fewer(result, mean, difference)
 
 
-def _with_fewer(result: Result, mean: MeanScore, baseline: str) -> str:
-    """Where smaller numbers of films say something else than nothing."""
+def _with_fewer(result: Result, mean: MeanScore, most: Difference) -> str:
+    """Where smaller numbers of films say what the largest does not."""
     fewer = [m for m in result.means if m.initialisation == mean.initialisation and m.shots < mean.shots]
-    known = [(m.shots, d) for m in fewer for d in m.differences if d.baseline == baseline]
+    known = [(m.shots, d) for m in fewer for d in m.differences if d.baseline == most.baseline]
     said = ""
     for what, is_so in (("better", is_better), ("worse", is_worse)):
-        shots = [str(n) for n, difference in known if is_so(difference)]
+        shots = [str(n) for n, difference in known if is_so(difference) and not is_so(most)]
         said += f" With fewer films it is {what} at {', '.join(shots)}." if shots else ""
     return said
 
