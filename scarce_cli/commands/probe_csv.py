@@ -1,7 +1,7 @@
 """A probe's numbers for a spreadsheet.
 
 One line for each finding, number of shots and initialisation, then the means. Each baseline has columns of its own, so
-that no line comes twice. All text is quoted, so that a semicolon in a name makes no new cell where it separates cells.
+that no line comes twice. An apostrophe keeps a name that looks like a formula from being one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 Cell = str | int | float
 
-_FORMULA = tuple(
-    "=+-@\uff1d\uff0b\uff0d\uff20"
-)  # what a spreadsheet takes for the start of a formula, and its wide forms
+# What a spreadsheet takes for the start of a formula, also in wide forms: at the start of a cell, or where one would
+# start if semicolons or tabs separated cells.
+_FORMULA = re.compile(r"(^|[;\t\r\n])(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 _PLACES = 6  # decimals
 _ENDS = ("", "_low", "_high")
 _MEASURES = ("auc", "average_precision", "sensitivity_90", "sensitivity_95", "ppv_90", "ppv_95")
@@ -62,7 +63,7 @@ def _table(header: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
 
 def _cell(value: Cell) -> Cell:
     if isinstance(value, str):
-        return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
+        return _FORMULA.sub(r"\1\2'", value)
     if not math.isfinite(value):
         return ""
     return round(value, _PLACES) if isinstance(value, float) else value

@@ -45,9 +45,9 @@ def test_json_is_the_result_and_the_same_each_time(tmp_path: Path) -> None:
     text = json.dumps(as_plain(hostile), allow_nan=False)
     assert json.loads(text)["scores"][-1]["sensitivity_90"] == {"mean": None, "sd": None, "low": None, "high": None}
     assert json.loads(text)["scores"][0]["finding"] == hostile.scores[0].finding
-    write_result(small(), tmp_path)
+    write_result(examples.cases(), tmp_path)
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    write_result(small(), tmp_path)
+    write_result(examples.cases(), tmp_path)
     assert first == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 
@@ -67,12 +67,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_result(small(), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["probe.csv", "cases.png"])
+@pytest.mark.parametrize("name", ["cases.csv", "probe.png"])
 def test_what_stands_in_the_way_is_named(tmp_path: Path, name: str) -> None:
     """A file to replace, and one to remove."""
     (tmp_path / name).mkdir()
     with pytest.raises(ResourceError, match=name):
-        write_result(small(), tmp_path)
+        write_result(examples.cases(), tmp_path)
     assert not list(tmp_path.glob(".*"))
     assert name in FILES
 
