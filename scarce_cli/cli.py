@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from scarce_cli import __version__
 from scarce_cli.commands import TABLE
-from scarce_cli.engine.signals import unwind_on_signals
+from scarce_cli.engine.signals import ignore_signals, unwind_on_signals
 from scarce_cli.errors import ScarceError, Terminated
 
 
@@ -105,4 +105,6 @@ def main() -> NoReturn:
         app(prog_name="scarce")
     except KeyboardInterrupt as interrupt:  # before the command has begun, or after its end
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
+    finally:
+        ignore_signals()  # while Python closes: all is written
     raise SystemExit(0)

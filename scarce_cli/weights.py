@@ -32,7 +32,8 @@ class FirstWeights:
 
     state: dict[str, Tensor]  # for the encoder, every name of it
     digest: str  # SHA-256 of the file
-    trained_on: Tensor | None = None  # films that a checkpoint of scarce was trained on, as `SavedEncoder` has them
+    # Films that a checkpoint of scarce was trained on, as `SavedEncoder` has them; none: it is too old to know them.
+    trained_on: Tensor | None = None
 
 
 def read_weights(path: Path, wanted: Mapping[str, Tensor], backbone: str) -> FirstWeights:
@@ -81,7 +82,7 @@ def _read_archive(path: Path) -> tuple[Any, str, Tensor | None]:
     payload, digest = checkpoint.read_archive(path)
     if checkpoint.is_own(payload):
         saved = checkpoint.encoder_of(payload, digest, path)
-        return saved.state, digest, saved.trained_on
+        return saved.state, digest, torch.empty(0, dtype=torch.int64) if saved.trained_on is None else saved.trained_on
     return payload, digest, None
 
 

@@ -56,7 +56,7 @@ def probe(
     ] = None,
     cases: Annotated[
         int | None,
-        typer.Option(min=5, help="Use this many patients with the finding for learning and testing in turn."),
+        typer.Option(min=5, max=200, help="Learn from and test on this many patients with the finding, in turn."),
     ] = None,
     shots: Annotated[str, typer.Option(help="Labelled films per class, separated by commas.")] = "1,5,10,20,50",
     draws: Annotated[int, typer.Option(min=2, help="Support sets drawn for each number of shots.")] = 10,

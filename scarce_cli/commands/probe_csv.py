@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from scarce_cli.commands.console import harmless
 from scarce_cli.commands.probe_words import tested_on
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _table(header: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
 
 def _cell(value: Cell) -> Cell:
     if isinstance(value, str):
-        return _FORMULA.sub(r"\1\2'", value)
+        return _FORMULA.sub(r"\1\2'", harmless(value))
     if not math.isfinite(value):
         return ""
     return round(value, _PLACES) if isinstance(value, float) else value
@@ -111,10 +112,14 @@ def _ends(estimate: Estimate | None) -> list[Cell]:
     return [estimate.mean, estimate.low, estimate.high] if estimate else [""] * 3
 
 
+def _or_empty(value: float | None) -> Cell:
+    return "" if value is None else value
+
+
 def _over(differences: Sequence[Difference], baselines: Sequence[str]) -> list[Cell]:
     by_name = {d.baseline: d for d in differences}
     cells: list[Cell] = []
     for baseline in baselines:
         d = by_name.get(baseline)
-        cells += [*_ends(d.auc), d.p, "" if d.p_holm is None else d.p_holm] if d else [""] * len(_OVER)
+        cells += [*_ends(d.auc), _or_empty(d.p), _or_empty(d.p_holm)] if d else [""] * len(_OVER)
     return cells

@@ -43,7 +43,8 @@ _READ = (
     (
         "p",
         "How often a difference this large, in either direction, would come about if both were equally good. It is "
-        "found by exchanging the two at random in whole patients, and says nothing of how large the difference is.",
+        "found by exchanging the two at random in whole patients, for the labelled films that were drawn; the interval "
+        "is of other labelled films too. Where the two disagree, believe the interval.",
     ),
     (
         "Holm",
@@ -53,13 +54,19 @@ _READ = (
     (
         "Sensitivity and PPV",
         "Sensitivity is the share of films with the finding that are called at a threshold at which 90 or 95 % of the "
-        "films without it are not. PPV is the share of called films that have the finding, at the prevalence given.",
+        "films without it are not. PPV, where a prevalence was given, is the share of called films that have the "
+        "finding.",
     ),
     (
         "Brier score and reliability",
         "The Brier score is the mean squared error of the probability: lower is better, and above the naive one, which "
         "always says the prevalence, the probabilities are worth nothing. On a reliability curve below the diagonal "
-        "the finding is rarer than its probability says.",
+        "the finding is rarer than its probability says. With a handful of labelled films neither can be relied on.",
+    ),
+    (
+        "C",
+        "How much the labelled films weigh against keeping the model simple. It is chosen for each set of labelled "
+        "films on these films alone; the table counts how often each value was.",
     ),
 )
 _READ_CASES = (
@@ -157,7 +164,7 @@ def _data(result: Result) -> Html:
     rows += [
         ("Labels", element("code", words.one_line(result.labels))),
         ("SHA-256 of the labels", element("code", result.labels_sha256, class_="hash")),
-        ("Split", "by patient: nobody is both learned from and tested on"),
+        ("Split", "by patient, as the table names them: nobody is both learned from and tested on"),
     ]
     return facts(rows)
 

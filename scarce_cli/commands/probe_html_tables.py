@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SHOTS = "labelled films of each class"
 _BELOW = "below it its 95 % interval; over: what is gained over a baseline on the same films, with its interval and p"
-_BOLD = "Bold: the interval of the difference excludes nought. p of a mean is not corrected."
+_BOLD = "Bold: the interval of the difference excludes zero. p of a mean is not corrected."
 
 
 def means(result: Result) -> Html:
@@ -103,14 +103,16 @@ def _cell(estimate: Estimate | None) -> str:
 
 
 def _gain(difference: Difference | None) -> str:
-    """Bold where the interval excludes nought."""
+    """Bold where the interval excludes zero."""
     if difference is None:
         return words.UNKNOWN
     gain = digits(difference.auc.mean, sign=True)
     shown = element("strong", gain) if words.excludes_nought(difference.auc) else gain
-    holm = difference.p_holm is not None
-    p = f"p {p_value(difference.p_holm if holm else difference.p)}{' (Holm)' if holm else ''}"
-    return join([shown, element("small", interval(difference.auc, sign=True)), element("small", p)])
+    parts = [shown, element("small", interval(difference.auc, sign=True))]
+    if difference.p is not None:
+        holm = " (Holm)" if difference.p_holm is not None else ""
+        parts.append(element("small", f"p {p_value(words.best_p(difference))}{holm}"))
+    return join(parts)
 
 
 def _measures(result: Result, scores: Sequence[Score]) -> Html:
@@ -193,5 +195,5 @@ def cases(result: Result, task: Task) -> Html:
 
 
 def _case(case: Cases, baselines: Sequence[str]) -> list[str]:
-    first = [words.one_line(case.initialisation), _cell(case.auc), p_value(case.p), digits(case.shuffled)]
+    first = [words.one_line(case.initialisation), _cell(case.auc), p_value(case.p_holm), digits(case.shuffled)]
     return [*first, *(_gain(_over(case, baseline)) for baseline in baselines)]

@@ -31,19 +31,6 @@ class Labelled:
     caveats: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which tasks, of which films."""
-
-    findings: tuple[str, ...]
-    task: str | None
-    against: str | None
-    where: tuple[str, ...]
-    same_film: str  # "refuse" | "join"
-    seen: str  # "flag" | "leave-out" | "refuse"
-    min_patients: int
-
-
 def read_films(table: Labels, cache: Cache, max_bad: float) -> Labelled:
     """Join table and films; counts and names what found no partner.
 
@@ -114,7 +101,7 @@ def _unmatched(
     if missing:
         shown = ", ".join(without_film[:_SHOWN]) + (", …" if missing > _SHOWN else "")
         warn(f"{missing} labels have no film ({shown})")
-        caveats.append(f"{missing} of {len(table.images)} labels have no film and are left out.")
+        caveats.append(f"{missing} of {len(table.images)} labels have no film and are left out ({shown}).")
     if missing > max_bad * len(table.images):
         raise TooManyBadFiles(
             f"{missing} of {len(table.images)} labels in {table.path} have no film in {cache.folder}",
@@ -124,7 +111,9 @@ def _unmatched(
         stderr().print(f"{len(without_label)} films have no label and are left out", highlight=False)
         caveats.append(f"{len(without_label)} films have no label and are left out.")
     if table.problems:
-        caveats.append(f"{len(table.problems)} problems in the table, told when it was read.")
+        more = len(table.problems) - _SHOWN
+        told = [*table.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        caveats.append(f"In the table: {'; '.join(told)}.")
     return tuple(caveats)
 
 

@@ -54,6 +54,10 @@ class Options:
     device: Device | None
 
     def __post_init__(self) -> None:
+        if self.c is not None and self.mode != "linear":
+            raise UsageError(f"--c {self.c:g} has no effect with --mode {self.mode}", "it is of the linear probe")
+        if self.unfreeze != PUBLISHED and self.mode != "finetune":
+            raise UsageError(f"--unfreeze has no effect with --mode {self.mode}", "it says what --mode finetune trains")
         drawn = (*self.pick.findings, *([self.pick.against] if self.pick.against else []))
         if self.episodes and drawn:
             raise UsageError(
@@ -80,6 +84,11 @@ class Options:
             del values[place]
         values["episodes"] = str(self.episodes) if self.episodes else None
         return {**values, **pick, "max_bad": self.max_bad, "device": self.device.value if self.device else None}
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both are there and are one file."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def parse_shots(text: str) -> tuple[int, ...]:

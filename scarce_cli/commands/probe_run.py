@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scarce_cli.commands.console import progress_bar
+from scarce_cli.commands.probe_caveats import about_episodes, about_resamples, about_seen, about_tuning, tested_on
 from scarce_cli.commands.probe_inputs import Labelled, read_films
-from scarce_cli.commands.probe_options import PUBLISHED, Options
+from scarce_cli.commands.probe_options import PUBLISHED, Options, same_file
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from scarce_cli.data.cache import Cache
     from scarce_cli.evaluation.fewshot.contenders import Contender
     from scarce_cli.evaluation.fewshot.episodes import Episodes
-    from scarce_cli.evaluation.fewshot.result import Result, Tested
-    from scarce_cli.evaluation.fewshot.run import Found
+    from scarce_cli.evaluation.fewshot.result import Result
     from scarce_cli.evaluation.fewshot.scoring import Material, Progress, Scorer
 
-_LACKING = 0.01  # share of resamples that may lack a class before it is told
+_NOT_OF_CASES = ("shots", "draws", "test_fraction", "episodes", "min_patients", "prevalence", "unfreeze")
+_MAPS = 1 << 30  # bytes of frozen maps kept, of all initialisations
+EPISODES = "episodes.json"
 _FINETUNE_DEFAULT = 2  # first stage trained where the method of a checkpoint is not known any more
 
 
@@ -40,17 +42,21 @@ class Call:
     device: torch.device
     labels_sha256: str
     caveats: tuple[str, ...]
+    seen: Mapping[str, frozenset[str] | None]  # checkpoint -> patients it was pretrained on; None: not known
 
 
 def run(options: Options) -> None:
     """Read, learn, test, write, print. Raises as its parts do; nothing is written before all input was read."""
     from scarce_cli.commands.probe_output import print_result, write_result
-    from scarce_cli.files import make_folder
+    from scarce_cli.commands.probe_select import make_episodes
+    from scarce_cli.files import folder_lock, make_folder
 
     call = prepare(options)
+    made = None if options.cases else make_episodes(call)
     make_folder(options.folder)
-    result = _cases(call) if options.cases else _episodes(call)
-    written = write_result(result, options.folder)
+    with folder_lock(options.folder, "another probe writes there"):
+        result = _cases(call) if made is None else _episodes(call, *made)
+        written = write_result(result, options.folder)
     print_result(result, written)
 
 
@@ -58,7 +64,7 @@ def prepare(options: Options) -> Call:
     """Everything read and checked."""
     from scarce_cli.checkpoint import load_encoder
     from scarce_cli.commands.inputs import compute_device, open_data
-    from scarce_cli.commands.probe_select import select
+    from scarce_cli.commands.probe_select import joined, seen_patients, select
     from scarce_cli.data.labels import read_labels
     from scarce_cli.evaluation.fewshot.contenders import contenders
     from scarce_cli.files import sha256
@@ -68,7 +74,8 @@ def prepare(options: Options) -> Call:
     weights = 1 if options.cases else options.random
     compared = contenders(saved, random_weights=weights, imagenet=options.imagenet)
     cache = open_data(saved[0].data, options.data)
-    selected = select(read_films(table, cache, options.max_bad), options)
+    labelled = joined(read_films(table, cache, options.max_bad), options.pick.same_film)
+    selected = select(labelled, options)
     return Call(
         options=options,
         saved=tuple(saved),
@@ -80,6 +87,7 @@ def prepare(options: Options) -> Call:
         device=compute_device(options.device),
         labels_sha256=sha256(options.labels),
         caveats=selected.caveats,
+        seen=seen_patients(labelled.films, cache, compared),
     )
 
 
@@ -113,15 +121,12 @@ def _material(call: Call, episodes: Episodes, progress: Progress) -> Material:
     )
 
 
-def _episodes(call: Call) -> Result:
-    from scarce_cli.commands.probe_select import make_episodes
+def _episodes(call: Call, episodes: Episodes, caveats: Sequence[str]) -> Result:
     from scarce_cli.evaluation.fewshot.episodes_file import write_episodes
     from scarce_cli.evaluation.fewshot.run import Found, Statistics, run_probe
 
     options, films = call.options, call.labelled.films
-    episodes, caveats = make_episodes(call)
-    digest = write_episodes(options.folder / "episodes.json", films, episodes)
-    tested = _tested(call, episodes)
+    tested = [tested_on(call, task) for task in episodes.tasks]
     found = Found((), (), {})
     if episodes.tasks:
         settings = Statistics(options.min_patients, prevalence=options.prevalence, seed=options.seed)
@@ -136,16 +141,28 @@ def _episodes(call: Call) -> Result:
                 log_odds=options.mode in ("linear", "finetune"),
                 progress=progress,
             )
-    plain = _result(call, options.mode, (*call.caveats, *caveats, *_few(call, tested), *_uncertain(found)))
+    about = [*about_seen(call, tested), *about_tuning(first_trained(call)), *about_episodes(episodes)]
+    plain = _result(call, options.mode, (*call.caveats, *caveats, *about, *about_resamples(found)))
+    name = _episodes_name(options)
+    digest = write_episodes(options.folder / name, films, episodes)
+    drawn = asdict(episodes.settings)
     return replace(
         plain,
-        episodes="episodes.json",
+        settings={**plain.settings, **drawn, "shots": list(episodes.settings.shots)},
+        episodes=name,
         episodes_sha256=digest,
         tested=tuple(tested),
         scores=found.scores,
         means=found.means,
         skipped=episodes.skipped,
     )
+
+
+def _episodes_name(options: Options) -> str:
+    """Episodes that were given are never replaced by what ``--seen leave-out`` left of them."""
+    given = options.episodes
+    taken = given is not None and options.pick.seen == "leave-out" and same_file(given, options.folder / EPISODES)
+    return "episodes-unseen.json" if taken else EPISODES
 
 
 def _scorers(call: Call, material: Material) -> dict[str, Scorer]:
@@ -163,10 +180,19 @@ def _fine_tuned(call: Call, one: Contender, material: Material) -> Scorer:
     from scarce_cli.evaluation.fewshot.finetune import FinetuneSettings
     from scarce_cli.evaluation.fewshot.scoring import FineTuned
 
+    settings = FinetuneSettings(unfreeze_from=_first_trained(call, one))
+    return FineTuned(one, material, settings, budget=_MAPS // len(call.compared))
+
+
+def _first_trained(call: Call, one: Contender) -> int:
+    """The first part of the encoder that fine-tuning trains: 0 the stem, 1 to 4 a stage."""
     first = call.options.unfreeze
-    if first == PUBLISHED:
-        first = _published(one.row.method or _compared_with(call, one))
-    return FineTuned(one, material, FinetuneSettings(unfreeze_from=int(first)))
+    return _published(one.row.method or _compared_with(call, one)) if first == PUBLISHED else int(first)
+
+
+def first_trained(call: Call) -> dict[str, int]:
+    """For each initialisation, the first part that is fine-tuned; {} in other modes."""
+    return {one.name: _first_trained(call, one) for one in call.compared} if call.options.mode == "finetune" else {}
 
 
 def _published(method: str) -> int:
@@ -181,69 +207,21 @@ def _compared_with(call: Call, baseline: Contender) -> str:
     return next((one.row.method for one in call.compared if baseline.name in one.baselines and one.row.method), "")
 
 
-def _tested(call: Call, episodes: Episodes) -> list[Tested]:
-    from scarce_cli.commands.probe_select import seen_by
-    from scarce_cli.evaluation.fewshot.result import Tested
-    from scarce_cli.evaluation.fewshot.run import patients_of
-    from scarce_cli.evaluation.fewshot.shortcuts import find_shortcuts
-
-    films = call.labelled.films
-    numbers, seen = films.patient_numbers(), seen_by(call)
-    found = []
-    for task in episodes.tasks:
-        with_it, without = patients_of(task, numbers)
-        found.append(
-            Tested(
-                finding=task.finding,
-                against=task.against,
-                positives=int(task.labels.sum()),
-                negatives=int((~task.labels).sum()),
-                positive_patients=with_it,
-                negative_patients=without,
-                enough=min(with_it, without) >= call.options.min_patients,
-                seen={name: int(those[task.test].sum()) for name, those in seen.items() if those is not None},
-                shortcuts=tuple(one.text for one in find_shortcuts(films, task, call.labelled.facts)),
-            )
-        )
-    return found
-
-
-def _few(call: Call, tested: Sequence[Tested]) -> list[str]:
-    from scarce_cli.commands.probe_select import seen_by
-
-    caveats = []
-    unknown = [name for name, those in seen_by(call).items() if those is None]
-    if unknown:
-        caveats.append(
-            f"Which films {', '.join(unknown)} was pretrained on is not known: its checkpoint is older. Test films may "
-            "be among them."
-        )
-    seen = {name: count for one in tested for name, count in one.seen.items() if count}
-    if seen:
-        caveats.append(
-            f"Test films were in the pretraining set of {', '.join(seen)}, without their labels. That is how such an "
-            "encoder is used on one's own films, but it is no test on another hospital: --seen leave-out tests on "
-            "films of other patients alone."
-        )
-    return caveats
-
-
-def _uncertain(found: Found) -> list[str]:
-    """Findings with so few test patients that some resamples lack a class."""
-    return [
-        f"{share:.0%} of the resamples behind the intervals of {finding} lack one class and are left out: "
-        "the intervals are too narrow, if anything."
-        for finding, share in found.left_out.items()
-        if share > _LACKING
-    ]
-
-
 def _cases(call: Call) -> Result:
     from scarce_cli.commands.probe_cases import find_cases
 
     with _told() as progress:
-        found, skipped, caveats = find_cases(call, progress)
-    return replace(_result(call, "cases", (*call.caveats, *caveats)), cases=tuple(found), skipped=tuple(skipped))
+        found = find_cases(call, progress)
+    caveats = (*call.caveats, *found.caveats, *about_seen(call, found.tested))
+    plain = _result(call, "cases", caveats)
+    settings = {name: value for name, value in plain.settings.items() if name not in _NOT_OF_CASES}
+    return replace(
+        plain,
+        settings={**settings, "random": 1},
+        tested=found.tested,
+        cases=found.cases,
+        skipped=found.skipped,
+    )
 
 
 def _result(call: Call, mode: str, caveats: Sequence[str]) -> Result:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands.console import stderr, warn
 from scarce_cli.commands.probe_inputs import Labelled, keep
-from scarce_cli.commands.probe_options import Options
+from scarce_cli.commands.probe_options import Options, Pick
+from scarce_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from scarce_cli.commands.probe_run import Call
+    from scarce_cli.data.cache import Cache
     from scarce_cli.evaluation.fewshot.choosing import Kept
+    from scarce_cli.evaluation.fewshot.contenders import Contender
     from scarce_cli.evaluation.fewshot.episodes import Episodes
     from scarce_cli.evaluation.fewshot.films import Bools, Films
 
@@ -29,7 +33,7 @@ class Selected:
 
 
 def select(labelled: Labelled, options: Options) -> Selected:
-    """Apply ``--where``, ``--task`` and ``--same-film join``; resolve names of findings.
+    """Apply ``--where`` and ``--task``; resolve names of findings.
 
     Raises:
         UsageError: an unknown column, task or finding, or nothing is left.
@@ -43,9 +47,8 @@ def select(labelled: Labelled, options: Options) -> Selected:
         labelled = _only(labelled, apply_where(labelled.films, conditions), caveats)
     findings, against = pick.findings, pick.against
     if pick.task:
-        labelled, published, against = _published(labelled, pick.task, against, caveats)
+        labelled, published, against = _published(labelled, pick, caveats)
         findings = findings or published
-    labelled = replace(labelled, films=_joined(labelled.films, pick.same_film, caveats))
     resolved = tuple(resolve_finding(labelled.films, name) for name in findings)
     against = resolve_finding(labelled.films, against) if against else None
     return Selected(labelled, resolved, against, tuple(caveats))
@@ -58,18 +61,22 @@ def _only(labelled: Labelled, kept: Kept, caveats: list[str]) -> Labelled:
     return keep(labelled, kept.films)
 
 
-def _published(
-    labelled: Labelled, name: str, against: str | None, caveats: list[str]
-) -> tuple[Labelled, tuple[str, ...], str | None]:
-    from scarce_cli.errors import UsageError
+def _published(labelled: Labelled, pick: Pick, caveats: list[str]) -> tuple[Labelled, tuple[str, ...], str | None]:
+    from scarce_cli.evaluation.fewshot.choosing import resolve_finding
     from scarce_cli.evaluation.fewshot.tasks import TASKS
     from scarce_cli.presets import nearest
 
+    name, against = pick.task or "", pick.against
     if name not in TASKS:
         raise UsageError(f"no task is named '{name}'{nearest(name, TASKS)}", f"tasks: {', '.join(TASKS)}")
     preset = TASKS[name]
     labelled = _only(labelled, preset.select(labelled.films), caveats)
     present, missing = preset.present(labelled.films)
+    for finding in pick.findings:
+        if resolve_finding(labelled.films, finding) not in present:
+            raise UsageError(
+                f"--finding {finding}: not one of the findings of --task {name}", f"they are: {', '.join(present)}"
+            )
     if missing:
         caveats.append(f"No film shows {', '.join(missing)}, of the findings of {name}.")
     if against is None:
@@ -78,16 +85,23 @@ def _published(
     return labelled, tuple(present), against or preset.against
 
 
-def _joined(films: Films, same_film: str, caveats: list[str]) -> Films:
-    """The films, where patients that share a picture count as one if that was asked for."""
+def joined(labelled: Labelled, same_film: str) -> Labelled:
+    """The films, where patients that share a picture count as one if that was asked for (``--same-film join``)."""
     from scarce_cli.evaluation.fewshot.drawing import united_patients
     from scarce_cli.evaluation.fewshot.guard import identical_pairs
 
+    films, caveats = labelled.films, list(labelled.caveats)
+    if not all(films.pixels):
+        count = sum(not one for one in films.pixels)
+        caveats.append(
+            f"{count} films have no hash of their pixels in manifest.csv: nobody can tell whether the same picture is "
+            "on both sides."
+        )
     pairs = identical_pairs(films)
-    if not pairs or same_film != "join":
-        return films
-    caveats.append(f"{len(pairs)} pictures stand under two patients, who count as one.")
-    return replace(films, patients=united_patients(films, pairs))
+    if pairs and same_film == "join":
+        caveats.append(f"{len(pairs)} pictures stand under two patients, who count as one.")
+        films = replace(films, patients=united_patients(films, pairs))
+    return replace(labelled, films=films, caveats=tuple(caveats))
 
 
 def make_episodes(call: Call) -> tuple[Episodes, list[str]]:
@@ -115,7 +129,7 @@ def make_episodes(call: Call) -> tuple[Episodes, list[str]]:
             caveats.append(f"{silent} films of which the table says nothing count neither as with nor as without.")
     require_clean(find_leaks(films, episodes))
     if options.pick.seen != "flag":
-        episodes = _without_seen(call, episodes)
+        episodes = _without_seen(call, episodes, caveats)
     for doubt in doubts(films, episodes, call.labelled.near):
         warn(doubt)
         caveats.append(f"{doubt[0].upper()}{doubt[1:]}.")
@@ -132,47 +146,58 @@ def chosen_findings(call: Call) -> list[str]:
     return choose_findings(films, call.findings, call.against, test_side=sides, minimum=_WORTH_TRYING)
 
 
-def seen_by(call: Call) -> dict[str, Bools | None]:
-    """For each checkpoint and each baseline from a file, which films it was trained on; None: not known."""
-    import numpy as np
+def seen_patients(films: Films, cache: Cache, compared: Sequence[Contender]) -> dict[str, frozenset[str] | None]:
+    """For each initialisation from a file, the patients of whom it was trained on some film; None: not known.
 
+    Args:
+        films: all of the table, so that a patient is known by a film that is not tested too.
+    """
     from scarce_cli.evaluation.fewshot.guard import seen_films
 
-    films = call.labelled.films
-    found: dict[str, Bools | None] = {}
-    for one in call.compared:
-        if one.trained_on is not None:
-            found[one.name] = seen_films(films.pixels, one.trained_on)
+    found: dict[str, frozenset[str] | None] = {}
+    for one in compared:
+        if one.row.kind == "random":
+            continue
+        if one.trained_on is not None and (len(one.trained_on) == 0 or all(films.pixels)):
+            seen = seen_films(films.pixels, one.trained_on)
+            found[one.name] = frozenset(patient for patient, it in zip(films.patients, seen, strict=True) if it)
         else:
-            found[one.name] = np.ones(len(films), bool) if one.trained_data == call.cache.digest else None
-    return {one.name: found[one.name] for one in call.compared if one.row.kind != "random"}
+            found[one.name] = frozenset(films.patients) if one.trained_data == cache.digest else None
+    return found
 
 
-def _without_seen(call: Call, episodes: Episodes) -> Episodes:
+def patients_seen(call: Call) -> frozenset[str]:
+    """Patients of whom some encoder has seen a film, where they are to be left out or refused.
+
+    Raises:
+        UsageError: that is not known.
+    """
+    unknown = [name for name, those in call.seen.items() if those is None]
+    if unknown:
+        raise UsageError(
+            f"which films {' and '.join(unknown)} saw in pretraining is not known: the checkpoint is older, or a data "
+            "set has no manifest.csv",
+            "pretrain with this version on a data set made by scarce preprocess, or --seen flag",
+        )
+    return frozenset().union(*(those for those in call.seen.values() if those is not None))
+
+
+def _without_seen(call: Call, episodes: Episodes, caveats: list[str]) -> Episodes:
     """Test films of patients that some checkpoint was trained on left out; UsageError where they are refused."""
     import numpy as np
 
-    from scarce_cli.errors import UsageError
-    from scarce_cli.evaluation.fewshot.guard import of_same_patients
-
-    films, seen = call.labelled.films, seen_by(call)
-    unknown = [name for name, those in seen.items() if those is None]
-    if unknown:
+    seen = patients_seen(call)
+    mask = np.array([patient in seen for patient in call.labelled.films.patients], bool)
+    counts = {task.finding: int(mask[task.test].sum()) for task in episodes.tasks if mask[task.test].any()}
+    if call.options.pick.seen == "refuse" and counts:
         raise UsageError(
-            f"which films {', '.join(unknown)} was pretrained on is not known: the checkpoint is older",
-            "pretrain with this version, or --seen flag",
+            f"{sum(counts.values())} test films are of patients that a checkpoint was pretrained on",
+            "--seen leave-out tests on the others alone, --seen flag on all of them",
         )
-    both = np.any([those for those in seen.values() if those is not None] or [np.zeros(len(films), bool)], axis=0)
-    patients = of_same_patients(films, both)
-    if call.options.pick.seen == "refuse":
-        count = sum(int(patients[task.test].sum()) for task in episodes.tasks)
-        if count:
-            raise UsageError(
-                f"{count} test films are of patients that a checkpoint was pretrained on",
-                "--seen leave-out tests on the others alone, --seen flag on all of them",
-            )
-        return episodes
-    return _leave_out(episodes, patients)
+    if counts:
+        told = ", ".join(f"{finding} {count}" for finding, count in counts.items())
+        caveats.append(f"Test films of patients that a checkpoint was pretrained on are left out: {told}.")
+    return _leave_out(episodes, mask)
 
 
 def _leave_out(episodes: Episodes, films: Bools) -> Episodes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands import probe_words as words
-from scarce_cli.commands.probe_words import Task, digits, in_brackets, one_line, p_value, short
+from scarce_cli.commands.probe_words import Task, best_p, digits, in_brackets, one_line, p_value, short
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Calibration, Cases, Difference, Estimate, MeanScore, Result, Score
@@ -20,7 +20,7 @@ _FULL = "report.html"
 _MEASURED = "sensitivity and PPV at a specificity of 90 and 95 %\n(naive: always says the prevalence"
 _LEGEND = (
     "AUC on test patients, below it its 95 % interval; then what is gained over each\n"
-    "baseline on the same films, with interval and p. * the interval excludes nought."
+    "baseline on the same films, with interval and p. * the interval excludes zero."
 )
 
 
@@ -117,11 +117,11 @@ def _gain(difference: Difference | None) -> str:
         return words.UNKNOWN
     mark = "*" if words.excludes_nought(difference.auc) else ""
     gain = f"{digits(difference.auc.mean, sign=True)}{mark}\n{in_brackets(difference.auc, sign=True)}"
-    return f"{gain}\np {_p(difference)}"
+    return gain if difference.p is None else f"{gain}\np {_p(difference)}"
 
 
 def _p(difference: Difference) -> str:
-    return p_value(difference.p if difference.p_holm is None else difference.p_holm)
+    return p_value(best_p(difference))
 
 
 def _print_measures(scores: Sequence[Score], prevalence: float | None) -> None:
@@ -205,7 +205,7 @@ def _print_cases(result: Result) -> None:
 
 def _case_row(case: Cases, baselines: Sequence[str]) -> list[str]:
     gains = [_gain(_over(case, baseline)) for baseline in baselines]
-    return [one_line(case.initialisation), _cell(case.auc), p_value(case.p), digits(case.shuffled), *gains]
+    return [one_line(case.initialisation), _cell(case.auc), p_value(case.p_holm), digits(case.shuffled), *gains]
 
 
 def _print_skipped(result: Result) -> None:

@@ -152,14 +152,23 @@ def _of_mean(result: Result, mean: MeanScore) -> str:
 
 def is_better(difference: Difference) -> bool:
     """Interval and p agree that the initialisation is better than the baseline."""
-    p = difference.p if difference.p_holm is None else difference.p_holm
-    return difference.auc.low > 0 and p < SIGNIFICANT
+    return difference.auc.low > 0 and _agrees(difference)
 
 
 def is_worse(difference: Difference) -> bool:
     """Interval and p agree that the initialisation is worse than the baseline."""
-    p = difference.p if difference.p_holm is None else difference.p_holm
-    return difference.auc.high < 0 and p < SIGNIFICANT
+    return difference.auc.high < 0 and _agrees(difference)
+
+
+def best_p(difference: Difference) -> float | None:
+    """The corrected p where there is one."""
+    return difference.p if difference.p_holm is None else difference.p_holm
+
+
+def _agrees(difference: Difference) -> bool:
+    """p does, or there is none."""
+    p = best_p(difference)
+    return p is None or p < SIGNIFICANT
 
 
 def _compared(result: Result, mean: MeanScore, difference: Difference) -> str:
@@ -168,7 +177,7 @@ def _compared(result: Result, mean: MeanScore, difference: Difference) -> str:
         return said
     better, worse = _sides(result, mean, difference.baseline)
     below = f", below it in {worse}" if worse else ""
-    said = f"{said[:-1]}; the interval is above nought in {better} of {len(mean.findings)} findings{below}."
+    said = f"{said[:-1]}; the interval is above zero in {better} of {len(mean.findings)} findings{below}."
     return said + _with_fewer(result, mean, difference)
 
 
@@ -199,7 +208,7 @@ def _of_cases(case: Cases) -> str:
     """What all labelled cases say."""
     who = f"{count(case.cases, 'case')} and {count(case.controls, 'control')} of {one_line(case.finding)}"
     said = f"With {who}, {one_line(case.initialisation)} reaches an AUC of {digits(case.auc.mean)} on patients it "
-    said += f"did not learn from (95 % interval {interval(case.auc)}; p {p_value(case.p)} against chance)."
+    said += f"did not learn from (95 % interval {interval(case.auc)}; p {p_value(case.p_holm)} against chance)."
     for difference in case.differences:
         said += f" {_comparison(difference)}"
     return f"{said} {projection(case)}".strip()
@@ -207,7 +216,8 @@ def _of_cases(case: Cases) -> str:
 
 def _comparison(difference: Difference) -> str:
     gain, baseline = difference.auc, one_line(difference.baseline)
-    numbers = f"{digits(gain.mean, sign=True)} ({interval(gain, sign=True)}, p {p_value(difference.p)})"
+    p = "" if difference.p is None else f", p {p_value(difference.p)}"
+    numbers = f"{digits(gain.mean, sign=True)} ({interval(gain, sign=True)}{p})"
     if is_better(difference):
         return f"It is better than {baseline}: {numbers}."
     if is_worse(difference):

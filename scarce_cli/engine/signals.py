@@ -29,6 +29,12 @@ def unwind_on_signals() -> None:
         signal.signal(signal.SIGINT, _unwind)
 
 
+def ignore_signals() -> None:
+    """Nothing is left to clean up: while Python closes, an exception would only be a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _unwind(number: int, frame: FrameType | None) -> None:
     if _importing(frame) and _tries[number] < _TRIES:
         _tries[number] += 1

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from scarce_cli.data.cache import Cache
-from scarce_cli.data.manifest import pixel_hashes, pixel_keys
 from scarce_cli.engine.device import grad_scaler
+from scarce_cli.engine.film_keys import joined_keys, own_keys
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.optim import build_optimizer
-from scarce_cli.engine.state import TrainState, joined_keys
+from scarce_cli.engine.state import TrainState
 from scarce_cli.files import sha256
 from scarce_cli.models.ranks import world_size
 from scarce_cli.models.resnet import Encoder, build_encoder
@@ -48,12 +46,8 @@ def build_state(job: Job) -> TrainState:
         optimizer=build_optimizer(method.trained_parameters(), config.optimizer),
         scaler=grad_scaler(job.device, config.run.precision),
         init_digest=first.digest,
-        trained_on=joined_keys(_own_keys(job.cache), first.trained_on),
+        trained_on=joined_keys(own_keys(job.cache), first.trained_on),
     )
-
-
-def _own_keys(cache: Cache) -> Tensor:
-    return torch.from_numpy(pixel_keys(pixel_hashes(cache.folder, cache.names)))
 
 
 def _load_first(encoder: Encoder, job: Job) -> FirstWeights:

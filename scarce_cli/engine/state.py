@@ -16,6 +16,7 @@ from scarce_cli.checkpoint import EncoderInfo
 from scarce_cli.config import RunConfig, Settings
 from scarce_cli.data.cache import Cache
 from scarce_cli.engine.device import LossScaler
+from scarce_cli.engine.film_keys import joined_keys
 from scarce_cli.engine.optim import restore_optimizer
 from scarce_cli.errors import DamagedData, UsageError
 from scarce_cli.methods import method_class
@@ -108,11 +109,6 @@ class Identity:
 def _origin(identity: Identity, state: TrainState, epoch: int) -> dict[str, Any]:
     more = {"init_digest": state.init_digest, "vitals": state.vitals, "trained_on": state.trained_on}
     return {**identity.origin(state.step, epoch), **more}
-
-
-def joined_keys(own: Tensor, before: Tensor | None) -> Tensor:
-    """All films that an encoder has seen, here and before: ascending, distinct."""
-    return own if before is None else torch.unique(torch.cat([own, before]))
 
 
 def save_run(run: RunFolder, identity: Identity, state: TrainState, epoch: int) -> None:

@@ -26,8 +26,8 @@ _TARGET = "#b00020"
 def draw_cases(result: Result, path: Path) -> bool:
     """A PNG: one panel for each finding, AUC against the number of cases that are learned from.
 
-    The band holds 95 % of the repeats; a large point with a bar is the AUC with one patient left out of all, with its
-    interval; dashed goes the projection, and where the lower end of the interval is expected to reach the target
+    The band holds 95 % of the repeats; a large point with a bar is the AUC with pairs of patients left out of all, with
+    its interval; dashed goes the projection, and where the lower end of the interval is expected to reach the target
     stands a bar. Of more than 12 findings the first are drawn, which the figure says. Returns whether there was
     anything to draw.
 
@@ -53,7 +53,7 @@ def draw_cases(result: Result, path: Path) -> bool:
 
 def _signs(result: Result) -> dict[str, Artist]:
     signs: dict[str, Artist] = {
-        "all cases, one patient left out, 95 % interval": Line2D(
+        "all cases, pairs of patients left out, 95 % interval": Line2D(
             [], [], color=LIGHT, marker="o", markersize=8, markerfacecolor="white", markeredgewidth=1.6
         )
     }

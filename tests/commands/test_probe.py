@@ -17,6 +17,7 @@ from PIL import Image
 
 from scarce_cli import checkpoint
 from scarce_cli.checkpoint import load
+from scarce_cli.data.manifest import pixel_keys, read_manifest
 from scarce_cli.evaluation.fewshot import finetune
 from scarce_cli.files import sha256
 from scarce_cli.models.resnet import build_encoder
@@ -113,9 +114,13 @@ def test_checkpoints_and_baselines_stand_side_by_side(run: Path, labels: Path, s
     with open("there/probe.csv", newline="") as handle:
         assert {row["initialisation"] for row in csv.DictReader(handle)} == set(scores)
     torch.save(build_encoder("resnet50", seed=0).state_dict(), "r50.pth")
-    done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--imagenet", "r50.pth")
+    for wrong, said in (("r50.pth", "r50.pth holds no weights of a resnet18"), ("copy.pt", "copy.pt is a checkpoint")):
+        done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--imagenet", wrong)
+        assert done.code == 2
+        assert said in done.err
+    done = scarce("probe", "copy.pt", run / "last.pt", "copy.pt", "--labels", labels, *QUICK)
     assert done.code == 2
-    assert "r50.pth holds no weights of a resnet18" in done.err
+    assert "copy.pt was given twice" in done.err
 
 
 @pytest.mark.parametrize("mode", ["knn", "prototype", "finetune"])
@@ -123,7 +128,7 @@ def test_other_ways_to_learn(
     run: Path, labels: Path, scarce: Scarce, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune, "FinetuneSettings", partial(finetune.FinetuneSettings, steps=2))
-    few = ("--shots", 1, "--draws", 2, "--unfreeze", 4)
+    few = ("--shots", 1, "--draws", 2, *(("--unfreeze", 4) if mode == "finetune" else ()))
     done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK[:-2], "--mode", mode, *few)
     assert done.code == 0, done.err
     told = document(run / "probe")
@@ -139,9 +144,17 @@ def test_all_cases_in_turn(run: Path, labels: Path, scarce: Scarce) -> None:
     best = found["spark epoch 2"]
     assert best["auc"]["mean"] > 0.95
     assert best["p"] == pytest.approx(1 / 200)
-    assert best["differences"][0]["baseline"] == "random"
+    gain = best["differences"][0]
+    assert (gain["baseline"], gain["p"]) == ("random", None)
+    assert gain["auc"]["low"] <= gain["auc"]["mean"] <= gain["auc"]["high"]
+    assert "draws" not in document(run / "probe")["settings"]
     assert (run / "probe" / "cases.png").exists()
-    assert "23" not in done.err
+    told = document(run / "probe")
+    assert told["tested"][0]["seen"] == {"spark epoch 2": 32}
+    assert any("8 of 12 patients with it are used" in caveat for caveat in told["caveats"])
+    done = scarce("probe", run / "last.pt", "--labels", labels, "--finding", "Disc", "--cases", 8, "--seen", "refuse")
+    assert done.code == 2
+    assert "48 of 48 films are of patients" in done.err
     assert scarce("probe", run / "last.pt", "--labels", labels, "--cases", 8, "--mode", "knn").code == 2
 
 
@@ -167,7 +180,7 @@ def test_what_the_encoder_has_seen_is_said_left_out_or_refused(run: Path, labels
     done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK)
     tested = document(run / "probe")["tested"][0]
     assert tested["seen"] == {"spark epoch 2": tested["positives"] + tested["negatives"]}
-    assert "pretraining set of spark epoch 2" in done.out
+    assert "Test patients were in the pretraining set of spark epoch 2" in done.out
     done = scarce("probe", run / "last.pt", "--labels", labels, *QUICK, "--seen", "refuse")
     assert done.code == 2
     assert "--seen leave-out" in done.err
@@ -182,10 +195,40 @@ def test_what_the_encoder_has_seen_is_said_left_out_or_refused(run: Path, labels
     assert left["seen"] == {"spark epoch 2": 0}
 
 
-def part_of_the_films(run: Path, path: Path) -> Path:
-    """The run's checkpoint, as if it had been trained on three of its films."""
+def test_a_patient_is_known_by_a_film_that_is_not_tested(run: Path, labels: Path, scarce: Scarce) -> None:
+    """Pretrained on the first film of every patient; only the second ones are asked about."""
+    half = part_of_the_films(run, Path("half.pt"), every=2)
+    table = changed(labels, Path("x.csv"), lambda text: "\n".join(
+        f"{line},{'number' if n == 0 else n % 2}" for n, line in enumerate(text.splitlines())
+    ))  # fmt: skip
+    done = scarce("probe", half, "--labels", table, *QUICK[:-1], "1", "--where", "number=0", "--seen", "refuse")
+    assert done.code == 2
+    assert "test films are of patients that a checkpoint was pretrained on" in done.err
+    done = scarce("probe", half, "--labels", table, *QUICK[:-1], "1", "--where", "number=0", "--out", "there")
+    assert done.code == 0, done.err
+    tested = document(Path("there"))["tested"][0]
+    assert tested["seen"] == {"spark epoch 2": tested["positives"] + tested["negatives"]}
+
+
+def test_without_hashes_nobody_knows_what_was_seen(run: Path, labels: Path, scarce: Scarce, dataset: Path) -> None:
+    bare = Path(shutil.copytree(dataset, "bare"))
+    (bare / "manifest.csv").unlink()
+    other = part_of_the_films(run, Path("other.pt"))
+    done = scarce("probe", other, "--labels", labels, *QUICK, "--data", bare)
+    assert done.code == 0, done.err
+    assert "films have no hash" in done.out
+    done = scarce("probe", other, "--labels", labels, *QUICK, "--data", bare, "--seen", "refuse")
+    assert done.code == 2
+    assert "spark epoch 2 saw in pretraining is not known" in done.err
+
+
+def part_of_the_films(run: Path, path: Path, every: int = 16) -> Path:
+    """The run's checkpoint, as if it had been trained on each so many-th film of another data set."""
     payload, _ = load(run / "last.pt")
-    origin = {**payload["origin"], "trained_on": payload["origin"]["trained_on"][:3]}
+    rows = read_manifest(Path(payload["origin"]["data"]["folder"]))
+    keys = pixel_keys(row.pixel_hash for row in sorted(rows, key=lambda row: row.path)[::every])
+    data = {**payload["origin"]["data"], "digest": "another"}
+    origin = {**payload["origin"], "trained_on": torch.from_numpy(keys), "data": data}
     info = checkpoint.EncoderInfo(**payload["info"])
     checkpoint.save(path, encoder=payload["encoder"], info=info, origin=origin)
     return path
@@ -316,6 +359,8 @@ def test_no_label_fits_any_film(run: Path, labels: Path, scarce: Scarce) -> None
         (("--c", "nan"), "--c nan"),
         (("--prevalence", "1"), "--prevalence 1"),
         (("--unfreeze", "5"), "--unfreeze 5"),
+        (("--unfreeze", "all"), "--unfreeze has no effect"),
+        (("--mode", "knn", "--c", "5"), "--c 5 has no effect"),
         (("--cases", "8", "--episodes", "x.json"), "do not go together"),
         (("--draws", "1"), "--draws"),
         (("--test-fraction", "1"), "--test-fraction"),

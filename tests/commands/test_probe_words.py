@@ -63,7 +63,7 @@ def test_the_findings_that_say_the_same_are_counted() -> None:
         for s in made.scores
     ]  # fmt: skip
     (about,) = (s for s in answer(replace(made, scores=tuple(scores))) if DINO in s)
-    assert "above nought in 1 of 2 findings, below it in 1" in about
+    assert "above zero in 1 of 2 findings, below it in 1" in about
     assert "mean AUC of 0.719 over 2 findings (95 % interval 0.700 to 0.737)" in about
 
 

@@ -65,7 +65,7 @@ def test_without_projection_or_curve(figures: list[Figure], tmp_path: Path) -> N
     (axis,) = draw(replace(examples.cases(), cases=(one,)), tmp_path, figures)
     assert not any(len(line.get_xdata()) == 100 for line in axis.get_lines())
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert legend == [DINO, "all cases, one patient left out, 95 % interval"]
+    assert legend == [DINO, "all cases, pairs of patients left out, 95 % interval"]
 
 
 def test_a_target_that_is_reached_has_no_bar(figures: list[Figure], tmp_path: Path) -> None:

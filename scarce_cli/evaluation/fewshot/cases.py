@@ -66,7 +66,12 @@ class CasesFound:
     resampled: Floats = field(repr=False)  # AUC by resample of patients, the same for every initialisation
 
     def result(
-        self, finding: str, against: str, initialisation: str, differences: tuple[Difference, ...] = ()
+        self,
+        finding: str,
+        against: str,
+        initialisation: str,
+        differences: tuple[Difference, ...] = (),
+        p_holm: float | None = None,
     ) -> Cases:
         """As it stands in the report."""
         return Cases(
@@ -78,6 +83,7 @@ class CasesFound:
             films=len(self.scores),
             auc=self.auc,
             p=self.p,
+            p_holm=self.p if p_holm is None else p_holm,
             shuffled=self.shuffled,
             permutations=self.permutations,
             curve=self.curve,

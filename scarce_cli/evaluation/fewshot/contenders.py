@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scarce_cli.checkpoint import EncoderInfo, SavedEncoder
 from scarce_cli.data.cache import Cache
+from scarce_cli.errors import UsageError
 from scarce_cli.evaluation.features import extract_features, restore_encoder
 from scarce_cli.evaluation.fewshot.films import Ints
 from scarce_cli.evaluation.fewshot.result import Initialisation
@@ -54,6 +55,7 @@ def contenders(saved: Sequence[SavedEncoder], *, random_weights: int, imagenet: 
     Raises:
         UsageError, UnsafeInput, DamagedData, ResourceError: as `restore_encoder` and `read_weights`.
     """
+    _require_distinct(saved)
     restored = [restore_encoder(one) for one in saved]  # what does not fit is said before anything is computed
     infos = list(dict.fromkeys(one.info for one in saved))
     random = {info: _random(info, infos, random_weights) for info in infos}
@@ -66,6 +68,13 @@ def contenders(saved: Sequence[SavedEncoder], *, random_weights: int, imagenet: 
         found.append(_checkpoint(one, encoder, name, (*baselines, *([first] if first else []))))
         first = first or name
     return found
+
+
+def _require_distinct(saved: Sequence[SavedEncoder]) -> None:
+    paths = [str(one.path) for one in saved]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise UsageError(f"the checkpoint {twice} was given twice", "name each once")
 
 
 def _without_grey(infos: Sequence[EncoderInfo]) -> list[EncoderInfo]:
@@ -115,20 +124,24 @@ def _imagenet(info: EncoderInfo, infos: Sequence[EncoderInfo], path: Path) -> Co
     encoder = build_encoder(info.backbone, seed=0)  # type: ignore[arg-type]
     found = read_weights(path, encoder.state_dict(), info.backbone)
     encoder.load_state_dict(found.state)
+    if found.trained_on is not None:
+        raise UsageError(f"{path} is a checkpoint, not ImageNet's weights", "name it among the checkpoints")
     name = _label("imagenet", info, _without_grey(infos))
     row = Initialisation(name, "imagenet", str(path), found.digest, info.backbone, info.size, "", None, weights=1)
-    trained = found.trained_on
-    keys = _NOTHING if trained is None else trained.numpy()
-    return Contender(row, info, (encoder.eval,), (found.digest,), trained_on=keys)
+    return Contender(row, info, (encoder.eval,), (found.digest,), trained_on=_NOTHING)
+
+
+def _known(keys: torch.Tensor | None) -> NDArray[np.int64] | None:
+    """Ascending; None where it is not known what was trained on."""
+    return None if keys is None or len(keys) == 0 else np.unique(keys.numpy())
 
 
 def _checkpoint(one: SavedEncoder, encoder: Encoder, name: str, baselines: tuple[str, ...]) -> Contender:
     row = Initialisation(
         name, "checkpoint", str(one.path), one.digest, one.info.backbone, one.info.size, one.method, one.epoch, 1
     )
-    keys = None if one.trained_on is None else np.unique(one.trained_on.numpy())
     digest = str(one.data.get("digest", ""))
-    return Contender(row, one.info, (encoder.eval,), (one.digest,), baselines, keys, digest)
+    return Contender(row, one.info, (encoder.eval,), (one.digest,), baselines, _known(one.trained_on), digest)
 
 
 def _name(one: SavedEncoder, saved: Sequence[SavedEncoder]) -> str:
@@ -153,7 +166,7 @@ def encode(
     """
     found = []
     for build, identity in zip(one.encoders, one.identities, strict=True):
-        what = {"encoder": identity, "data": cache.digest, "stage": stage, **vars(one.info)}
+        what = {"encoder": identity, "data": cache.digest, "stage": stage, "device": device.type, **vars(one.info)}
         key = key_of(what)
         known, features = store.features(key, rows)
         on_films(int(known.sum()))

@@ -81,8 +81,8 @@ def _unnamed_patients(films: Films, used: Bools) -> str:
 
 
 def _is_own(films: Films, film: int) -> bool:
-    """The film's patient bears its name: the table names none."""
-    return f"/{films.names[film]}".endswith(f"/{films.patients[film]}")
+    """The film's patient bears its name: the table names none. Either may have more folders in front."""
+    return films.names[film].rpartition("/")[2] == films.patients[film].rpartition("/")[2]
 
 
 def _crowd(films: Films) -> str:

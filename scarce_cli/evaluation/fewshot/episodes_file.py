@@ -100,7 +100,7 @@ def _find_films(path: Path, listed: Sequence[tuple[str, str]], films: Films) -> 
     if missing:
         raise UsageError(
             f"{path}: {_first_five(missing, len(names))} not among the labelled films of this data set",
-            "prepare and label these films too; without them nothing can be compared",
+            "prepare and label these films too, and give the same --where; without them nothing can be compared",
         )
     found = [number[name] for name in names]
     other = [name for (name, pixels), f in zip(listed, found, strict=True) if _differ(pixels, films.pixels[f])]
@@ -138,7 +138,7 @@ def _require_agreement(path: Path, task: Task, films: Films) -> None:
         raise UsageError(
             f"{path}: in this table {_first_five([films.names[film] for film in wrong], len(with_it) + len(without))} "
             f"not labelled as the task '{task.finding[:80]}' against '{task.against[:80]}' has them",
-            "use the table that the episodes were drawn from, or leave out --episodes to draw others",
+            "use the table that they were drawn from, with the same --task and --where, or leave out --episodes",
         )
 
 

@@ -25,7 +25,7 @@ class Difference:
 
     baseline: str  # name of the other initialisation
     auc: Estimate  # difference of AUCs
-    p: float  # two-sided, by exchange of the two within patients
+    p: float | None  # two-sided, by exchange of the two within patients; None where that would not be valid
     p_holm: float | None  # corrected for the findings tested; None where the finding is left out of the mean
 
 
@@ -90,7 +90,7 @@ class Tested:
     positive_patients: int
     negative_patients: int
     enough: bool
-    seen: Mapping[str, int]  # initialisation -> test films that were in its pretraining set
+    seen: Mapping[str, int]  # initialisation -> test films of patients that it was pretrained on
     shortcuts: tuple[str, ...]  # what the table alone tells of the finding, in words
 
 
@@ -146,6 +146,7 @@ class Cases:
     films: int
     auc: Estimate  # pairs of patients left out together; sd 0; interval over patients
     p: float  # one-sided: shuffled labels do as well
+    p_holm: float  # corrected for the findings asked about
     shuffled: float  # mean AUC with shuffled labels
     permutations: int
     curve: tuple[CurvePoint, ...]

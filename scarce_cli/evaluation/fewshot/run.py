@@ -15,6 +15,7 @@ from scarce_cli.evaluation.fewshot.contenders import Contender
 from scarce_cli.evaluation.fewshot.episodes import Episodes, Task
 from scarce_cli.evaluation.fewshot.exchange import Shares, holm, joint, p_value, patient_shares
 from scarce_cli.evaluation.fewshot.films import Films, Floats, Ints
+from scarce_cli.evaluation.fewshot.metrics import ppv
 from scarce_cli.evaluation.fewshot.resample import (
     Resampler,
     Sampled,
@@ -24,7 +25,7 @@ from scarce_cli.evaluation.fewshot.resample import (
     mean_estimate,
     sample,
 )
-from scarce_cli.evaluation.fewshot.result import Difference, MeanScore, Score
+from scarce_cli.evaluation.fewshot.result import Difference, Estimate, MeanScore, Score
 from scarce_cli.evaluation.fewshot.scoring import Progress, Scorer
 
 
@@ -54,7 +55,7 @@ class Found:
 
     scores: tuple[Score, ...]
     means: tuple[MeanScore, ...]
-    left_out: Mapping[str, float]  # finding -> share of the resamples that lack a class, 0 to 1, and say nothing
+    left_out: Mapping[str, float]  # finding and what it is against -> share of resamples that lack a class, 0 to 1
 
 
 def patients_of(task: Task, patients: Ints) -> tuple[int, int]:
@@ -89,7 +90,7 @@ def run_probe(
         for shots in task.supports:
             cells += run.cells(task, shots)
             progress("statistics", total, 1)
-    left_out = {cell.score.finding: cell.sampled.left_out for cell in cells}
+    left_out = {f"{cell.score.finding} against {cell.score.against}": cell.sampled.left_out for cell in cells}
     return Found(tuple(_corrected([cell.score for cell in cells])), tuple(run.means(cells)), left_out)
 
 
@@ -124,7 +125,6 @@ class _Run:
             Difference(name, difference(ours, sampled[name], "auc"), self._p(shares[name]), None)
             for name in one.baselines
         )
-        known = self.settings.prevalence is not None
         score = Score(
             finding=task.finding,
             against=task.against,
@@ -134,14 +134,26 @@ class _Run:
             average_precision=estimate(ours, "average_precision"),
             sensitivity_90=estimate(ours, "sensitivity_90"),
             sensitivity_95=estimate(ours, "sensitivity_95"),
-            ppv_90=estimate(ours, "ppv_90") if known else None,
-            ppv_95=estimate(ours, "ppv_95") if known else None,
+            ppv_90=self._predictive(ours, 0.90),
+            ppv_95=self._predictive(ours, 0.95),
             calibration=calibrate(scores[one.name], task.labels) if self.log_odds else None,
             differences=differences,
             c=self.scorers[one.name].chosen(task, shots),
             enough=min(patients_of(task, self.patients)) >= self.settings.min_patients,
         )
         return _Cell(score, ours, shares)
+
+    def _predictive(self, ours: Sampled, specificity: float) -> Estimate | None:
+        """The ends of the interval are those of the sensitivity, of which a predictive value is a rising function: so
+        they stay possible."""
+        prevalence = self.settings.prevalence
+        if prevalence is None:
+            return None
+        name = f"{100 * specificity:.0f}"
+        ends = estimate(ours, f"sensitivity_{name}")
+        low, high = ppv(np.array([ends.low, ends.high]), specificity, prevalence).tolist()
+        found = estimate(ours, f"ppv_{name}")
+        return Estimate(found.mean, found.sd, min(low, found.mean), max(high, found.mean))
 
     def _p(self, shares: Shares) -> float:
         return p_value(shares, self.settings.permutations, self.settings.seed)
@@ -189,7 +201,7 @@ def _corrected(scores: Sequence[Score]) -> list[Score]:
                 families.setdefault((score.initialisation, score.shots, one.baseline), []).append((number, place))
     corrected = [list(score.differences) for score in scores]
     for members in families.values():
-        ps = holm([corrected[number][place].p for number, place in members])
+        ps = holm([p for number, place in members if (p := corrected[number][place].p) is not None])
         for (number, place), p in zip(members, ps, strict=True):
             corrected[number][place] = replace(corrected[number][place], p_holm=p)
     return [replace(score, differences=tuple(new)) for score, new in zip(scores, corrected, strict=True)]

@@ -168,6 +168,7 @@ class FineTuned:
     one: Contender
     material: Material
     settings: FinetuneSettings
+    budget: int = 1 << 30  # bytes of maps kept on the device
     _maps: dict[int, FrozenMaps] = field(default_factory=dict)
 
     def scores(self, task: Task, shots: int) -> Floats:
@@ -212,12 +213,18 @@ class FineTuned:
         return scores
 
     def _frozen(self, number: int) -> FrozenMaps:
-        """Of one set of weights at a time: their maps take much memory."""
+        """Kept to the end for every set of weights, within its share of the memory."""
         if number not in self._maps:
-            self._maps.clear()
             m, encoder = self.material, self.one.encoders[number]()
-            first = self.settings.unfreeze_from
-            self._maps[number] = FrozenMaps(encoder, self.one.info, m.cache, m.device, first=first, stage=m.stage)
+            self._maps[number] = FrozenMaps(
+                encoder,
+                self.one.info,
+                m.cache,
+                m.device,
+                first=self.settings.unfreeze_from,
+                stage=m.stage,
+                budget=self.budget // len(self.one.encoders),
+            )
         return self._maps[number]
 
     def _key(self, number: int, task: Task, support: Support, draw: int) -> str:

@@ -134,10 +134,9 @@ def _text(named: Sequence[str], in_table: bool, task: Task, used: _Used, groups:
     if key in _AGE and groups.numbers is not None:
         return f"Age alone ({subject}) tells {told}: {_older(groups.numbers, used.labels)}. A network may be using it."
     if named[0] in (LIGHT, CONTRAST) and groups.numbers is not None:
-        medians = (f"{np.nanmedian(groups.numbers[side]):.0f}" for side in (used.labels, ~used.labels))
         return (
-            f"The {named[0]} alone tells {told}: median {' against '.join(medians)} of 255. It may belong to the "
-            "finding or to how the films were taken; random weights see it too, so compare with them."
+            f"The {named[0]} alone, in fifths, tells {told}. It may belong to the finding or to how the films were "
+            "taken; random weights see it too, so compare with them."
         )
     mix = f"with it {_mix(groups, used.labels)}; without it {_mix(groups, ~used.labels)}"
     if key in _SEX:

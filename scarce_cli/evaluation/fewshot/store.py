@@ -38,7 +38,8 @@ class Store:
 
     def add_features(self, key: str, rows: Ints, features: NDArray[np.float32]) -> None:
         """Keep (len(rows), D) features of the films in these rows. Raises ResourceError."""
-        self._write(self.folder / f"features-{key}" / f"{rows[0]:08d}-{len(rows)}.npz", rows=rows, features=features)
+        name = f"{rows[0]:08d}-{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npz"
+        self._write(self.folder / f"features-{key}" / name, rows=rows, features=features)
 
     def features(self, key: str, rows: Ints) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
         """Which of ``rows`` (distinct) are kept, and the (len(rows), D) features, undefined where not; None for none.

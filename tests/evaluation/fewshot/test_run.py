@@ -92,7 +92,8 @@ def test_measures_are_means_over_draws_and_weights(found: Found, episodes: Episo
         assert score.average_precision.mean == pytest.approx(precision, abs=1e-12)
         assert score.auc.low < score.auc.mean < score.auc.high
         assert score.ppv_90 is not None
-        assert 0.05 < score.ppv_90.mean < 1
+        assert 0 <= score.ppv_90.low <= score.ppv_90.mean <= score.ppv_90.high
+        assert score.ppv_90.high <= 0.05 / (0.05 + 0.1 * 0.95) + 1e-12  # with a sensitivity of 1
         assert score.c == {"1": score.shots}
         assert score.calibration is not None
 
