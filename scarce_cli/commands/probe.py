@@ -114,8 +114,8 @@ def probe(
 
     Every initialisation gets the same episodes, which are written to episodes.json and can be given back.
     """
-    from scarce_cli.commands.probe_options import Options, Pick, known_range, parse_shots, parse_unfreeze
-    from scarce_cli.commands.probe_run import run
+    from scarce_cli.commands.probing.options import Options, Pick, known_range, parse_shots, parse_unfreeze
+    from scarce_cli.commands.probing.run import run
 
     run(
         Options(

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scarce_cli.commands.console import progress_bar
-from scarce_cli.commands.probe_caveats import about_episodes, about_resamples, about_seen, about_tuning, tested_on
-from scarce_cli.commands.probe_inputs import Labelled, read_films
-from scarce_cli.commands.probe_options import PUBLISHED, Options, same_file
+from scarce_cli.commands.probing.caveats import about_episodes, about_resamples, about_seen, about_tuning, tested_on
+from scarce_cli.commands.probing.inputs import Labelled, read_films
+from scarce_cli.commands.probing.options import PUBLISHED, Options, same_file
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,8 @@ class Call:
 
 def run(options: Options) -> None:
     """Read, learn, test, write, print. Raises as its parts do; nothing is written before all input was read."""
-    from scarce_cli.commands.probe_output import print_result, write_result
-    from scarce_cli.commands.probe_select import make_episodes
+    from scarce_cli.commands.probe_report import print_result, write_result
+    from scarce_cli.commands.probing.select import make_episodes
     from scarce_cli.files import folder_lock, make_folder
 
     call = prepare(options)
@@ -64,7 +64,7 @@ def prepare(options: Options) -> Call:
     """Everything read and checked."""
     from scarce_cli.checkpoint import load_encoder
     from scarce_cli.commands.inputs import compute_device, open_data
-    from scarce_cli.commands.probe_select import joined, seen_patients, select
+    from scarce_cli.commands.probing.select import joined, seen_patients, select
     from scarce_cli.data.labels import read_labels
     from scarce_cli.evaluation.fewshot.contenders import contenders
     from scarce_cli.files import sha256
@@ -208,7 +208,7 @@ def _compared_with(call: Call, baseline: Contender) -> str:
 
 
 def _cases(call: Call) -> Result:
-    from scarce_cli.commands.probe_cases import find_cases
+    from scarce_cli.commands.probing.cases import find_cases
 
     with _told() as progress:
         found = find_cases(call, progress)

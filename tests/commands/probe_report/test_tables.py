@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from scarce_cli.commands import console, inputs
-from scarce_cli.commands.probe_output import print_result
-from scarce_cli.commands.probe_words import digits
+from scarce_cli.commands.probe_report import print_result
+from scarce_cli.commands.probe_report.words import digits
 from scarce_cli.evaluation.fewshot.episodes import Skipped
 from scarce_cli.evaluation.fewshot.result import Result
 from tests.evaluation.fewshot import examples

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from scarce_cli.commands.markup import Html, element, facts, join, table
+from scarce_cli.commands.probe_report.markup import Html, element, facts, join, table
 from tests.evaluation.fewshot.examples import HOSTILE
 
 

@@ -7,10 +7,10 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from scarce_cli.commands import probe_html_tables as tables
-from scarce_cli.commands import probe_words as words
-from scarce_cli.commands.markup import Html, element, facts, join, scrolling, table
-from scarce_cli.commands.probe_html_style import STYLE
+from scarce_cli.commands.probe_report import page_tables as tables
+from scarce_cli.commands.probe_report import words
+from scarce_cli.commands.probe_report.markup import Html, element, facts, join, scrolling, table
+from scarce_cli.commands.probe_report.page_style import STYLE
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Result

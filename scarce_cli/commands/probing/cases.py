@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from scarce_cli.commands.probe_caveats import tested_on
-from scarce_cli.commands.probe_inputs import keep
-from scarce_cli.commands.probe_run import Call
-from scarce_cli.commands.probe_select import patients_seen
+from scarce_cli.commands.probing.caveats import tested_on
+from scarce_cli.commands.probing.inputs import keep
+from scarce_cli.commands.probing.run import Call
+from scarce_cli.commands.probing.select import patients_seen
 from scarce_cli.data.labels import NORMAL
 from scarce_cli.errors import UsageError
 from scarce_cli.evaluation.collapse import l2_normalize

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scarce_cli.commands import probe_words as words
-from scarce_cli.commands.probe_words import Task, best_p, digits, in_brackets, one_line, p_value, short
+from scarce_cli.commands.probe_report import words
+from scarce_cli.commands.probe_report.words import Task, best_p, digits, in_brackets, one_line, p_value, short
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Calibration, Cases, Difference, Estimate, MeanScore, Result, Score

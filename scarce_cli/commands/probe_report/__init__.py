@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scarce_cli.commands.probe_tables import print_result
+from scarce_cli.commands.probe_report.tables import print_result
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Result
@@ -28,8 +28,8 @@ def write_result(result: Result, folder: Path) -> list[Path]:
     Raises:
         ResourceError: the folder cannot be written.
     """
-    from scarce_cli.commands.probe_csv import cases_csv, scores_csv
-    from scarce_cli.commands.probe_html import as_html
+    from scarce_cli.commands.probe_report.page import as_html
+    from scarce_cli.commands.probe_report.spreadsheet import cases_csv, scores_csv
     from scarce_cli.files import remove_temporaries, require_writable, write_json, write_text
 
     require_writable(folder)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands.console import stderr, warn
-from scarce_cli.commands.probe_inputs import Labelled, keep
-from scarce_cli.commands.probe_options import Options, Pick
+from scarce_cli.commands.probing.inputs import Labelled, keep
+from scarce_cli.commands.probing.options import Options, Pick
 from scarce_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from scarce_cli.commands.probe_run import Call
+    from scarce_cli.commands.probing.run import Call
     from scarce_cli.data.cache import Cache
     from scarce_cli.evaluation.fewshot.choosing import Kept
     from scarce_cli.evaluation.fewshot.contenders import Contender

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from scarce_cli.commands.probe_words import (
+from scarce_cli.commands.probe_report.words import (
     RESEARCH,
     answer,
     digits,

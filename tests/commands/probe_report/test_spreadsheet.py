@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from scarce_cli.commands.console import harmless
-from scarce_cli.commands.probe_csv import cases_csv, scores_csv
+from scarce_cli.commands.probe_report.spreadsheet import cases_csv, scores_csv
 from scarce_cli.evaluation.fewshot.result import Estimate
 from tests.evaluation.fewshot import examples
 from tests.evaluation.fewshot.examples import DINO, HOSTILE, IMAGENET, RANDOM

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from scarce_cli.commands import probe_words as words
-from scarce_cli.commands.markup import Html, element, join, table, two_lines
-from scarce_cli.commands.probe_words import Task, count, digits, interval, p_value
+from scarce_cli.commands.probe_report import words
+from scarce_cli.commands.probe_report.markup import Html, element, join, table, two_lines
+from scarce_cli.commands.probe_report.words import Task, count, digits, interval, p_value
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Cases, Difference, Estimate, MeanScore, Result, Score, Tested

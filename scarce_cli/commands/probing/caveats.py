@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scarce_cli.commands.probe_run import Call
+    from scarce_cli.commands.probing.run import Call
     from scarce_cli.evaluation.fewshot.episodes import Episodes, Task
     from scarce_cli.evaluation.fewshot.result import Tested
     from scarce_cli.evaluation.fewshot.run import Found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scarce_cli.commands.probe_output import FILES, as_plain, write_result
+from scarce_cli.commands.probe_report import FILES, as_plain, write_result
 from scarce_cli.errors import ResourceError
 from scarce_cli.evaluation.fewshot.result import Estimate
 from tests.evaluation.fewshot import examples

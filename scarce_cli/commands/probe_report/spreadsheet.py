@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from scarce_cli.commands.console import harmless
-from scarce_cli.commands.probe_words import tested_on
+from scarce_cli.commands.probe_report.words import tested_on
 
 if TYPE_CHECKING:
     from scarce_cli.evaluation.fewshot.result import Cases, Difference, Estimate, MeanScore, Result, Score
