@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.commands.test_markup import Seen
 
 from scarce_cli.commands.probe_report.page import as_html
 from scarce_cli.commands.probe_report.words import digits, interval
 from scarce_cli.evaluation.fewshot.result import Result
+from tests.commands.probe_report.test_markup import Seen
 from tests.evaluation.fewshot import examples
 from tests.evaluation.fewshot.examples import HOSTILE
 
