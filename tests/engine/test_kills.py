@@ -40,6 +40,9 @@ ELSEWHERE = {  # label -> the test that kills there
     "figure": "tests/figures",
     "settings": "tests/commands/test_pretrain_faults.py",
     "file": "tests/test_files.py",
+    "store": "tests/evaluation/fewshot/test_store.py",
+    "episodes": "tests/evaluation/fewshot/test_episodes_file.py",
+    "report": "tests/commands/probe_report/test_output.py",
 }
 AROUND = ("pre_fsync", "pre_rename", "post_rename")  # of every file that is replaced
 POINTS = ["ckpt.pre_publish", *(f"{label}.{at}" for label in sorted(SAVING) for at in AROUND)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,17 @@ def test_a_damaged_part_is_computed_again(tmp_path: Path, harm: str) -> None:
     assert known.tolist() == [False, False, True]
     assert found is not None
     np.testing.assert_array_equal(found[2], some([3])[1][0])
+
+
+@pytest.mark.parametrize("at", ["pre_fsync", "pre_rename", "post_rename"])
+def test_a_kill_leaves_whole_parts(tmp_path: Path, child: Callable[..., int], at: str) -> None:
+    store = Store(tmp_path)
+    store.add_features("k", *some([1, 2]))
+    assert child(lambda: store.add_features("k", *some([3])), f"store.{at}:1:kill") == -signal.SIGKILL
+    known, found = store.features("k", np.array([1, 2, 3]))
+    assert known.tolist() == [True, True, at == "post_rename"]
+    assert found is not None
+    np.testing.assert_array_equal(found[known], some([1, 2, 3])[1][known])
 
 
 def test_scores_come_back(tmp_path: Path) -> None:
