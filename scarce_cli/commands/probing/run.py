@@ -15,7 +15,6 @@ from scarce_cli.commands.probing.options import PUBLISHED, Options, same_file
 if TYPE_CHECKING:
     import torch
 
-    from scarce_cli.checkpoint import SavedEncoder
     from scarce_cli.data.cache import Cache
     from scarce_cli.evaluation.fewshot.contenders import Contender
     from scarce_cli.evaluation.fewshot.episodes import Episodes
@@ -33,7 +32,6 @@ class Call:
     """What a probe works with."""
 
     options: Options
-    saved: tuple[SavedEncoder, ...]
     compared: tuple[Contender, ...]
     cache: Cache
     labelled: Labelled
@@ -78,7 +76,6 @@ def prepare(options: Options) -> Call:
     selected = select(labelled, options)
     return Call(
         options=options,
-        saved=tuple(saved),
         compared=tuple(compared),
         cache=cache,
         labelled=selected.labelled,
