@@ -151,7 +151,7 @@ def tested(result: Result) -> Html:
     """What each finding was tested on."""
     seen = list(dict.fromkeys(name for t in result.tested for name in t.seen))
     columns = ["finding", "against", "films with", "films without", "patients with", "patients without", "in the mean"]
-    columns += [f"test films in the pretraining set of {words.one_line(name)}" for name in seen]
+    columns += [f"test films of patients in the pretraining set of {words.one_line(name)}" for name in seen]
     rows = [
         [
             *(words.one_line(text) for text in (t.finding, t.against)),
