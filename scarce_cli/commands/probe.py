@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from scarce_cli.commands.pretrain import Device
+from scarce_cli.commands.probing.options import MOST_CASES
 
 
 class Mode(StrEnum):
@@ -56,7 +57,9 @@ def probe(
     ] = None,
     cases: Annotated[
         int | None,
-        typer.Option(min=5, max=200, help="Learn from and test on this many patients with the finding, in turn."),
+        typer.Option(
+            min=5, max=MOST_CASES, help="Learn from and test on this many patients with the finding, in turn."
+        ),
     ] = None,
     shots: Annotated[str, typer.Option(help="Labelled films per class, separated by commas.")] = "1,5,10,20,50",
     draws: Annotated[int, typer.Option(min=2, help="Support sets drawn for each number of shots.")] = 10,

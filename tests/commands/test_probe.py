@@ -151,7 +151,7 @@ def test_all_cases_in_turn(run: Path, labels: Path, scarce: Scarce) -> None:
     assert (run / "probe" / "cases.png").exists()
     told = document(run / "probe")
     assert told["tested"][0]["seen"] == {"spark epoch 2": 20}
-    assert any("5 of 12 patients with it are used" in caveat for caveat in told["caveats"])
+    assert any("5 of 12 patients with it are used; --cases 12 uses all." in caveat for caveat in told["caveats"])
     done = scarce("probe", run / "last.pt", "--labels", labels, "--finding", "Disc", "--cases", 8, "--seen", "refuse")
     assert done.code == 2
     assert "48 of 48 films are of patients" in done.err

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scarce_cli.commands.probing.caveats import tested_on
 from scarce_cli.commands.probing.inputs import keep
+from scarce_cli.commands.probing.options import MOST_CASES
 from scarce_cli.commands.probing.run import Call
 from scarce_cli.commands.probing.select import patients_seen
 from scarce_cli.data.labels import NORMAL
@@ -122,7 +123,9 @@ def _counted(call: Call, tasks: Sequence[Task]) -> list[str]:
         if used < wanted:
             caveats.append(f"{task.finding}: {wanted} cases were asked for, {used} patients can be used.")
         elif there > used:
-            caveats.append(f"{task.finding}: {used} of {there} patients with it are used; --cases {there} uses all.")
+            more = min(there, MOST_CASES)
+            further = f"; --cases {more} uses {'all' if more == there else 'more'}" if more > wanted else ""
+            caveats.append(f"{task.finding}: {used} of {there} patients with it are used{further}.")
     return caveats
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scarce_cli.commands.pretrain import Device
 
 PUBLISHED = "published"
+MOST_CASES = 200  # of --cases: the time grows with the cube, to a third of an hour for each encoder at this
 
 
 @dataclass(frozen=True)
