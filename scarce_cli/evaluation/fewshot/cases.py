@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scarce_cli.errors import UsageError
 from scarce_cli.evaluation.fewshot.episodes import Skipped
-from scarce_cli.evaluation.fewshot.films import REST, Bools, Films, Floats, Ints
+from scarce_cli.evaluation.fewshot.films import REST, Bools, Films, Floats, Ints, nobody_has
 from scarce_cli.evaluation.fewshot.interval import resampled_weights, score_interval, widening
 from scarce_cli.evaluation.fewshot.learning import draw_curve
 from scarce_cli.evaluation.fewshot.leave_out import People, leave_pairs_out
 from scarce_cli.evaluation.fewshot.projection import Today, project
 from scarce_cli.evaluation.fewshot.result import Cases, CurvePoint, Difference, Estimate, Projection
-from scarce_cli.presets import nearest
 
 FEWEST = 5
 """Patients of either class that anything can be said with."""
@@ -104,7 +102,10 @@ def choose_cases(films: Films, finding: str, against: str | None, cases: int, se
         UsageError: no film is labelled with ``finding`` or with ``against``.
     """
     against = None if against == REST else against
-    has, other = _classes(films, finding, against)
+    for name in (finding, against):
+        if name is not None and not films.showing(name).any():
+            raise nobody_has(films, name)
+    has, other = films.classes(finding, against)
     showing = {films.patients[i] for i in np.flatnonzero(films.showing(finding))}
     with_finding = _first({films.patients[i] for i in np.flatnonzero(has)}, cases, seed, finding)
     without = {films.patients[i] for i in np.flatnonzero(other)} - showing
@@ -117,20 +118,6 @@ def choose_cases(films: Films, finding: str, against: str | None, cases: int, se
     control = np.array([name in controls for name in films.patients])
     used = np.flatnonzero((has & case) | (other & control))
     return Chosen(used, has[used], np.unique(np.array(films.patients)[used], return_inverse=True)[1].astype(np.int64))
-
-
-def _classes(films: Films, finding: str, against: str | None) -> tuple[Bools, Bools]:
-    """(F,) films with the finding, and films to hold against them."""
-    for name in (finding, against):
-        if name is not None and not films.showing(name).any():
-            known = sorted({one for names in films.findings for one in names})
-            raise UsageError(
-                f"no film is labelled '{name}'{nearest(name, known)}", f"findings: {', '.join(known[:20])}"
-            )
-    has = films.showing(finding)
-    if against is None:
-        return has, films.known() & ~has
-    return has & ~films.showing(against), films.showing(against) & ~has
 
 
 def _first(patients: Iterable[str], count: int, seed: int, finding: str) -> frozenset[str]:

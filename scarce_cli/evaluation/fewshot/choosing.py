@@ -16,7 +16,7 @@ import numpy as np
 from scarce_cli.data.labels import NORMAL
 from scarce_cli.data.labels_tables import column_key, listing
 from scarce_cli.errors import UsageError
-from scarce_cli.evaluation.fewshot.films import REST, Bools, Films, Ints
+from scarce_cli.evaluation.fewshot.films import REST, Bools, Films, Ints, nobody_has
 from scarce_cli.presets import nearest
 
 _CONDITION = re.compile(r"\s*([^=]*?)\s*(!?=)(.*)", re.DOTALL)
@@ -143,9 +143,7 @@ def resolve_finding(films: Films, name: str) -> str:
         return found[0]
     if found:
         raise UsageError(f"the finding '{name}' may be {listing(sorted(found))}", "write it as the table does")
-    listed = ", ".join(f"{finding} ({count:,})" for finding, count in counts.most_common(_LISTED))
-    more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
-    raise UsageError(f"no film is labelled '{name}'{nearest(name, counts)}", f"findings: {listed or 'none'}{more}")
+    raise nobody_has(films, name)
 
 
 def choose_findings(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +19,9 @@ from numpy.typing import NDArray
 
 from scarce_cli.errors import UsageError
 from scarce_cli.evaluation.fewshot.episodes import Episodes, EpisodeSettings, Skipped, Support, Task
-from scarce_cli.evaluation.fewshot.films import REST, Bools, Films, Ints
-from scarce_cli.presets import nearest
+from scarce_cli.evaluation.fewshot.films import REST, Bools, Films, Ints, nobody_has
 
 Hashes = NDArray[np.uint64]
-
-_LISTED = 20  # findings in a message; PadChest has more than a hundred
 
 
 def draw_episodes(
@@ -110,7 +106,6 @@ class _Pool:
     """All films with what is hashed once."""
 
     films: Films
-    known: Bools  # (F,)
     test: Bools  # (F,)
     patients: Ints  # (F,) number of the film's patient
     patient_hash: Hashes  # (P,)
@@ -122,26 +117,17 @@ class _Pool:
         number = {name: place for place, name in enumerate(sorted(set(names)))}
         return cls(
             films=films,
-            known=films.known(),
             test=in_test_part(names, settings.test_fraction, settings.seed),
             patients=np.array([number[name] for name in names], np.int64),
             patient_hash=np.array([_hash(name) for name in number], np.uint64),
             film_hash=np.array([_hash(name) for name in films.names], np.uint64),
         )
 
-    def classes(self, finding: str, against: str | None) -> tuple[Bools, Bools]:
-        """(F,) films with the finding, and films to hold against them."""
-        has = self.films.showing(finding)
-        if against is None:
-            return has, self.known & ~has
-        other = self.films.showing(against)
-        return has & ~other, other & ~has
-
 
 def _draw_task(
     pool: _Pool, finding: str, against: str | None, settings: EpisodeSettings
 ) -> tuple[Task | None, list[Skipped]]:
-    has, other = pool.classes(finding, against)
+    has, other = pool.films.classes(finding, against)
     name = against or REST
     reason = _missing(has, other, pool.test, finding, against)
     if reason:
@@ -213,10 +199,7 @@ def _named(against: str | None) -> str:
 
 
 def _require_labelled(films: Films, findings: Sequence[str]) -> None:
-    """UsageError for the first finding that no film has, with the nearest and the most frequent ones."""
-    counts = Counter(finding for names in films.findings for finding in names)
+    """UsageError for the first finding that no film has."""
     for name in findings:
-        if name not in counts:
-            listed = ", ".join(f"{finding} ({count})" for finding, count in counts.most_common(_LISTED))
-            more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
-            raise UsageError(f"no film is labelled '{name}'{nearest(name, counts)}", f"findings: {listed}{more}")
+        if not films.showing(name).any():
+            raise nobody_has(films, name)

@@ -94,12 +94,6 @@ def seen_films(pixels: Sequence[str], trained_on: Ints) -> Bools:
     return known & np.isin(keys.view(np.int64), trained_on)
 
 
-def of_same_patients(films: Films, chosen: Bools) -> Bools:
-    """(F,) all films of the patients of the ``chosen`` (F,) ones: with a film, an encoder has seen its patient."""
-    patients = {patient for patient, one in zip(films.patients, chosen, strict=True) if one}
-    return np.array([patient in patients for patient in films.patients], bool)
-
-
 def _on_both(films: Films, groups: Sequence[str], learned: Bools, tested: Bools) -> Pairs:
     """For each group ("" is none) on both sides, its first film learned from and its first one tested on."""
     first: tuple[dict[str, str], dict[str, str]] = ({}, {})

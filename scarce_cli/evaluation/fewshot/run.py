@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -94,21 +95,26 @@ def run_probe(
     return Found(tuple(_corrected([cell.score for cell in cells])), tuple(run.means(cells)), left_out)
 
 
+@dataclass(frozen=True)
 class _Run:
-    def __init__(
-        self,
-        films: Films,
-        episodes: Episodes,
-        scorers: Mapping[str, Scorer],
-        compared: Sequence[Contender],
-        settings: Statistics,
-        log_odds: bool,
-    ) -> None:
-        self.patients = films.patient_numbers()
-        self.scorers, self.compared, self.settings, self.log_odds = scorers, compared, settings, log_odds
-        tested = np.unique(np.concatenate([task.test for task in episodes.tasks]))
-        draws = episodes.settings.draws
-        self.resampler = Resampler.make(self.patients, tested, draws, settings.resamples, settings.seed)
+    films: Films
+    episodes: Episodes
+    scorers: Mapping[str, Scorer]
+    compared: Sequence[Contender]
+    settings: Statistics
+    log_odds: bool
+
+    @property
+    def patients(self) -> Ints:
+        """(F,)"""
+        return self.films.patient_numbers()
+
+    @cached_property
+    def resampler(self) -> Resampler:
+        """The same for all."""
+        tested = np.unique(np.concatenate([task.test for task in self.episodes.tasks]))
+        draws = self.episodes.settings.draws
+        return Resampler.make(self.patients, tested, draws, self.settings.resamples, self.settings.seed)
 
     def cells(self, task: Task, shots: int) -> list[_Cell]:
         scores = {one.name: self.scorers[one.name].scores(task, shots) for one in self.compared}

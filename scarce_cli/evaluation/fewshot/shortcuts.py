@@ -18,7 +18,7 @@ import numpy as np
 
 from scarce_cli.data.labels_tables import column_key
 from scarce_cli.evaluation.fewshot.episodes import Task
-from scarce_cli.evaluation.fewshot.films import REST, Bools, Films, Floats, Ints
+from scarce_cli.evaluation.fewshot.films import Bools, Films, Floats, Ints
 from scarce_cli.evaluation.fewshot.grouping import FEWEST, NOT_STATED, Groups, group
 from scarce_cli.evaluation.fewshot.metrics import measures
 from scarce_cli.evaluation.fewshot.resample import Resampler
@@ -100,10 +100,9 @@ class _Used:
     @classmethod
     def of(cls, films: Films, task: Task) -> _Used | None:
         """None when a class has too few patients on a side to say anything."""
-        has = films.showing(task.finding)
-        against = films.known() & ~has if task.against == REST else films.showing(task.against)
+        has, against = films.classes(task.finding, task.against)
         patients = films.patient_numbers()
-        train = np.flatnonzero((has != against) & ~np.isin(patients, patients[task.test]))
+        train = np.flatnonzero((has | against) & ~np.isin(patients, patients[task.test]))
         used = np.concatenate([train, task.test])
         labels, test = np.concatenate([has[train], task.labels]), np.arange(len(used)) >= len(train)
         for side in (test, ~test):

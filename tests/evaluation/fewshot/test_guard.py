@@ -19,7 +19,6 @@ from scarce_cli.evaluation.fewshot.guard import (
     Leaks,
     find_leaks,
     identical_pairs,
-    of_same_patients,
     require_clean,
     seen_films,
     sides,
@@ -145,15 +144,3 @@ def test_films_seen_in_pretraining_are_known_by_their_pixels() -> None:
     assert found.tolist() == [n % 2 == 0 for n in range(60)] + [False] * 4
     assert not seen_films(["", "f"], pixel_keys(["0" * 32])).any()
     assert not seen_films(hashes, pixel_keys([])).any()
-
-
-def test_with_a_film_its_patient_was_seen() -> None:
-    films = make_films(*ROWS)
-    assert of_same_patients(films, np.array([0, 1, 0, 0, 0, 1], bool)).tolist() == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        True,
-    ]

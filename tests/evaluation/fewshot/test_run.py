@@ -157,3 +157,13 @@ def test_what_is_no_log_odds_is_not_calibrated_and_without_a_prevalence_nothing_
 def test_patients_are_counted_by_class() -> None:
     task = Task("a", "b", np.array([0, 1, 2, 3]), np.array([True, True, False, False]), {})
     assert patients_of(task, np.array([5, 5, 5, 7])) == (1, 2)
+
+
+def test_classes_exclude_both_and_unknown_and_numbers_cannot_be_changed(films: Films) -> None:
+    has, other = films.classes("nodule", "effusion")
+    assert not (has & other).any()
+    np.testing.assert_array_equal(has | other, films.showing("nodule") != films.showing("effusion"))
+    has, other = films.classes("nodule", None)
+    np.testing.assert_array_equal(other, films.known() & ~has)
+    with pytest.raises(ValueError, match="read-only"):
+        films.patient_numbers()[0] = 9
