@@ -40,9 +40,13 @@ def compute_device(wanted: Device | None) -> torch.device:
     import torch
 
     from scarce_cli.engine.device import find_device
+    from scarce_cli.engine.host_memory import keep_memory
 
     name = wanted.value if wanted else "cuda" if torch.cuda.is_available() else "cpu"
-    return find_device(name, needs="--device cuda was given", remedy="leave out --device, or --device cpu")
+    device = find_device(name, needs="--device cuda was given", remedy="leave out --device, or --device cpu")
+    if device.type == "cpu":
+        keep_memory()
+    return device
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

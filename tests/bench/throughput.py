@@ -4,7 +4,9 @@ Both sides use all cores that torch is given and take turns in one run; a ratio 
 smallest and the largest. Four parts: views alone (as tests/bench/views.py), a whole step (films, views, model), the
 step on views that are there already, and the moving average of a second network. Both sides make the same views, those
 of the published series; ``--kernel`` is the size of the blur. The plain side is float32, its DataLoader has as many
-workers as there are threads, and every turn is an epoch of its own, so that nothing is prepared in the other's time.
+workers as there are threads, and every turn is an epoch of its own, so that nothing is prepared in the other's time:
+give a turn at least as many ``--steps`` as there are workers, or some have nothing to do. Each side is a process of its
+own that sleeps while the other computes, because how memory is kept is a matter of the process.
 
 SparK is there twice: sparse, as in the recipe, and masked at the input, as published. The plain side is masked at the
 input in both.
@@ -13,10 +15,12 @@ input in both.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +33,9 @@ from plain import moving_average_loop
 from plain_loader import share
 from rich.console import Console
 from rich.table import Table
-from sides import PUBLISHED, Ours, Plain, Recipe, Side, draw_films, load_recipe, open_films
-from torch import Tensor
+from sides import PUBLISHED, Ours, Plain, Recipe, Side, draw_films, load_recipe, open_films, specs_of
+from turns import Turns, apart
 
-from scarce_cli.data.cache import Cache
 from scarce_cli.models.ema import frozen_copy, moving_average
 from scarce_cli.models.resnet import build_encoder
 
@@ -66,13 +69,12 @@ def main() -> None:
     machine, rows = cpu(options.threads), []
     with tempfile.TemporaryDirectory() as place:
         side = max(32, round(options.size * STORED / 224))
-        draw_films(Path(place) / "films.npy", max(4 * options.batch, 64), side)
-        cache = open_films(Path(place) / "films.npy")
-        shared = share(cache.images)
+        options.films = Path(place) / "films.npy"
+        draw_films(options.films, max(4 * options.batch, 64), side)
         for case in options.cases:
-            rows += compare_steps(case, cache, shared, options)
+            rows += compare_steps(case, options)
         if "views" in options.parts:
-            rows += compare_views(cache, options)
+            rows += compare_views(side, options)
     if "ema" in options.parts:
         rows.append(compare_averages(options))
     Console(width=None if Console().is_terminal else 120).print(table(rows, machine, options))
@@ -117,24 +119,43 @@ def cpu(threads: int) -> dict[str, Any]:
     }
 
 
-def compare_steps(case: str, cache: Cache, shared: Tensor, options: argparse.Namespace) -> list[Row]:
+def compare_steps(case: str, options: argparse.Namespace) -> list[Row]:
     """Whole steps and steps on views that are there, of all sides of a case by turns."""
-    recipe = {name: _recipe(case, name, options) for name in options.precisions}
-    sides: dict[str, Side] = {name: Ours(recipe[name], cache, torch.device("cpu")) for name in options.precisions}
-    first = sides[options.precisions[0]]
-    assert isinstance(first, Ours)
-    sides["plain"] = Plain(
-        first.recipe, shared, first.specs, first.device, workers=0 if options.toy else options.threads,
-        batches=options.steps,
-    )  # fmt: skip
+    recipes = {name: _recipe(case, name, options) for name in options.precisions}
+    shared = recipes[options.precisions[0]]  # crops, batch and network are the same in all
+    made: dict[str, Callable[[], Side]] = {name: partial(_ours, recipe, options) for name, recipe in recipes.items()}
+    made["plain"] = partial(_plain, shared, options)
     rows = []
-    for part in ("step", "model"):
-        if part in options.parts:
-            rates = _by_turns(sides, part, options)
-            for name in options.precisions:
-                target = TARGETS[name] if part == "step" else None
-                rows.append(Row(part, case, name, target, films_per_s=rates[name], plain_films_per_s=rates["plain"]))
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(_taking_turns(make, options)) for name, make in made.items()}
+        for part in ("step", "model"):
+            if part in options.parts:
+                rates = _by_turns(sides, part, options)
+                for name in options.precisions:
+                    target = TARGETS[name] if part == "step" else None
+                    rows.append(
+                        Row(part, case, name, target, films_per_s=rates[name], plain_films_per_s=rates["plain"])
+                    )
     return rows
+
+
+def _ours(recipe: Recipe, options: argparse.Namespace) -> Side:
+    torch.set_num_threads(options.threads)
+    return Ours(recipe, open_films(options.films), torch.device("cpu"))
+
+
+def _plain(recipe: Recipe, options: argparse.Namespace) -> Side:
+    torch.set_num_threads(options.threads)
+    workers = 0 if options.toy else options.threads
+    shared = share(open_films(options.films).images)
+    return Plain(
+        recipe, shared, specs_of(recipe), torch.device("cpu"), workers=workers, batches=options.steps
+    )  # fmt: skip
+
+
+def _taking_turns(make: Callable[[], Side], options: argparse.Namespace) -> AbstractContextManager[Turns]:
+    """At toy size one process is enough to see that it works."""
+    return contextlib.nullcontext(Turns(make())) if options.toy else apart(make)
 
 
 def _recipe(case: str, precision: str, options: argparse.Namespace) -> Recipe:
@@ -153,33 +174,24 @@ def _recipe(case: str, precision: str, options: argparse.Namespace) -> Recipe:
     return recipe.with_augment(recipe.published.augment.model_copy(update=own))
 
 
-def _by_turns(sides: dict[str, Side], part: str, options: argparse.Namespace) -> dict[str, list[float]]:
+def _by_turns(sides: dict[str, Turns], part: str, options: argparse.Namespace) -> dict[str, list[float]]:
     """Films per second of every side, by rounds; the first round warms up. The order turns round every time."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for turn in range(options.rounds + 1):
         for name in names if turn % 2 else reversed(names):
-            seconds = _turn(sides[name], part, options.steps)
+            seconds = sides[name].take(part, options.steps)
             if turn:
                 rates[name].append(options.steps * options.batch / seconds)
     return rates
 
 
-def _turn(side: Side, part: str, steps: int) -> float:
-    """Seconds of one turn."""
-    started = time.perf_counter()
-    if part == "step":
-        side.begin()
-    for _ in range(steps):
-        side.step() if part == "step" else side.model_step()
-    return time.perf_counter() - started
-
-
-def compare_views(cache: Cache, options: argparse.Namespace) -> list[Row]:
-    """Two views of 224 px of each film and nothing else, with a small and a large blur kernel."""
+def compare_views(side: int, options: argparse.Namespace) -> list[Row]:
+    """Two views of 224 px of each film and nothing else, with a small and a large blur kernel. ``side``: of a film at
+    toy size, px."""
     asked = argparse.Namespace(**{**vars(options), "films": 2 * options.batch, "stored": STORED, "size": 224})
     if options.toy:
-        asked.stored, asked.size = cache.size, options.size
+        asked.stored, asked.size = side, options.size
     films, rows = views.draw_films(asked.films, asked), []
     for kernel, target in views.TARGETS.items():
         found = views.compare(films, kernel, "warp", asked)
@@ -232,7 +244,7 @@ def _verdict(row: Row, ratio: float, amx: bool, toy: bool) -> str:
 
 def as_json(rows: Sequence[Row], machine: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Everything in the table, by rounds."""
-    chosen = {name: value for name, value in vars(options).items() if name != "json"}
+    chosen = {name: value for name, value in vars(options).items() if name not in ("json", "films")}
     return {
         "machine": machine,
         "options": chosen,
