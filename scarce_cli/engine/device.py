@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 from scarce_cli.config import STAGES, RunConfig
+from scarce_cli.engine.host_memory import keep_memory
 from scarce_cli.errors import ResourceError
 
 Precision = Literal["bf16", "fp16", "fp32"]
+
+
+class OutOfMemory(ResourceError):
+    """The memory does not do for a run's settings; the remedy names others."""
 
 
 def find_device(wanted: str, *, needs: str, remedy: str) -> torch.device:
@@ -65,8 +70,9 @@ def grad_scaler(device: torch.device, precision: Precision) -> LossScaler:
 
 
 def configure(config: RunConfig, device: torch.device) -> None:
-    """Global switches of torch, before anything is computed on ``device``."""
+    """Global switches of torch and of the process, before anything is computed on ``device``."""
     if device.type != "cuda":
+        keep_memory()
         return
     torch.set_float32_matmul_precision("high" if config.run.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = config.run.tf32
@@ -81,14 +87,14 @@ def memory_guard(config: RunConfig) -> Iterator[None]:
     """Turn running out of memory into a message with the batch to try; nothing is changed silently.
 
     Raises:
-        ResourceError: the device's memory, or the CPU's, is used up.
+        OutOfMemory: the device's memory, or the CPU's, is used up.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        raise ResourceError(
+        raise OutOfMemory(
             f"the memory is used up at batch {config.run.batch_size}, {config.data.size} px, {config.model.backbone}",
             " ".join(_smaller(config)),
         ) from None

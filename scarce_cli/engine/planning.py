@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from scarce_cli.config import STAGES, RunConfig
-from scarce_cli.engine.device import memory_guard
+from scarce_cli.engine.device import OutOfMemory, memory_guard
 from scarce_cli.engine.estimate import Estimate
+from scarce_cli.engine.host_memory import give_back_memory
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.ledger import Ledger
 from scarce_cli.engine.measure import TIMED, WARM_UP, Gauge, reset_peak
@@ -17,6 +18,7 @@ from scarce_cli.engine.start import build_state
 from scarce_cli.engine.step import Stepper
 from scarce_cli.engine.views import Batches, ViewMaker
 from scarce_cli.errors import ResourceError, UsageError
+from scarce_cli.strict_yaml import parse_value
 
 _SIZE_STEP, _LEAST_SIZE = 32, 96  # px, of the smaller views that are tried
 _BATCH_STEP = 8  # films: batches that are tried are multiples of it, which tensor cores like
@@ -44,17 +46,23 @@ class RunPlan:
 def measure(job: Job) -> Estimate | None:
     """Take the first steps of ``job`` and forget them; nothing is written. None when the memory does not do.
 
-    Raises UsageError when the settings do not fit each other.
+    Raises UsageError when the settings do not fit each other, ResourceError when they need what is not here.
     """
-    reset_peak(job.device)
+    _give_back(job)
     try:
         estimate = _first_steps(job)
-    except ResourceError:
+    except OutOfMemory:
         estimate = None
     finally:
-        gc.collect()
-        reset_peak(job.device)  # gives the memory back
+        _give_back(job)
     return estimate if estimate is not None and estimate.fits else None
+
+
+def _give_back(job: Job) -> None:
+    """The memory of what was measured before, which would count as this one's."""
+    gc.collect()
+    give_back_memory()
+    reset_peak(job.device)
 
 
 def _first_steps(job: Job) -> Estimate:
@@ -93,6 +101,8 @@ def plan_run(job: Job, trying: Trying) -> RunPlan:
 
 
 def _cheaper(config: RunConfig) -> Iterator[tuple[str, ...]]:
+    if config.run.device == "cuda" and not config.run.compile:
+        yield ("run.compile=true",)
     for stages in range(config.model.gradient_checkpointing):
         yield (f"model.gradient_checkpointing={stages}",)
     if config.run.precision == "fp32" and config.run.device == "cuda":
@@ -148,11 +158,11 @@ def _largest_batch(job: Job, trying: Trying) -> Option | None:
 
 
 def _try(job: Job, changes: tuple[str, ...], trying: Trying) -> Option | None:
-    """Measure with other settings; None when they do not fit the method's."""
+    """Measure with other settings; None when they do not fit the method's, or the machine has not what they need."""
     trying(changes)
     try:
         return Option(changes, measure(_changed(job, changes)))
-    except UsageError:
+    except (UsageError, ResourceError):
         return None
 
 
@@ -160,9 +170,9 @@ def _changed(job: Job, changes: Changes) -> Job:
     """UsageError when the changes do not fit the other settings."""
     values = job.config.model_dump(mode="json")
     for change in changes:
-        name, _, number = change.partition("=")
+        name, _, value = change.partition("=")
         section, key = name.split(".")
-        values[section][key] = int(number) if number.isdigit() else number
+        values[section][key] = parse_value(value, change)
     try:
         config = RunConfig.model_validate_json(json.dumps(values))
     except ValueError as error:

@@ -16,12 +16,13 @@ from torch import Tensor
 from scarce_cli.data.augment import View
 from scarce_cli.engine.device import autocast
 from scarce_cli.engine.distributed import wrap
+from scarce_cli.engine.fusing import compiler_guard, fuse
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.optim import clip_gradients, set_values, step_unless
 from scarce_cli.engine.plan import Plan, StepValues
 from scarce_cli.engine.state import TrainState
 from scarce_cli.engine.statistics import Statistics
-from scarce_cli.methods.base import Method, Progress, StepOutput
+from scarce_cli.methods.base import Progress, StepOutput
 from scarce_cli.models.ranks import mean_over_ranks
 
 LOSS, TAKEN, SCALE, LOWERED, STOP = "loss", "taken", "scale", "lowered", "stop"
@@ -48,7 +49,7 @@ class Stepper:
         self._plan = Plan(job.config, steps_per_epoch)
         self._statistics = Statistics(state.method)
         if job.config.run.compile:
-            _compile(state.method)
+            fuse(state.method)
         self._forward = wrap(state.method)
 
     def take(self, step: int, views: Sequence[View], *, stop: bool = False) -> Taken:
@@ -59,9 +60,10 @@ class Stepper:
         state.method.train()
         set_values(state.optimizer, used)
         before = self._statistics.copy()
-        with autocast(self._job.device, config.run.precision):
-            output: StepOutput = self._forward(views, progress, _generator(self._job, step))
-        bad, said = self._update(output, progress, stop)
+        with compiler_guard():
+            with autocast(self._job.device, config.run.precision):
+                output: StepOutput = self._forward(views, progress, _generator(self._job, step))
+            bad, said = self._update(output, progress, stop)
         self._statistics.settle(before, ~bad)
         return Taken(tuple(said), torch.stack(list(said.values())), output.embeddings_ND, used)
 
@@ -80,12 +82,6 @@ class Stepper:
         said[SCALE], said[LOWERED] = scaler.adapt(norm)
         state.method.after_step(progress, ~bad)
         return bad, said
-
-
-def _compile(method: Method) -> None:
-    """Fuse each network by itself, on its first call; in place, so that the names of a checkpoint stay clean."""
-    for child in method.children():
-        child.compile()
 
 
 def _mean(values: dict[str, Tensor], stop: bool, like: Tensor) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 Backbone = Literal["resnet18", "resnet50"]
+P = ParamSpec("P")
 
 _LAYOUT: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
@@ -26,6 +28,9 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
     kept (the first ones are the largest); running statistics are still updated once a step. With
     ``zero_init_residual`` the scale of each residual block's last BatchNorm starts at 0, so that a block starts as its
     shortcut (Goyal et al., 2017, arXiv 1706.02677, section 5.1); nothing else starts differently.
+
+    ``fused`` (False unless set): stem and stages are compiled, each on its first call, so that what lies between the
+    convolutions goes through memory once. Names and results stay as they are, rounding apart; copies take it over.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         block, layers = _LAYOUT[backbone]
         super().__init__(block, layers, zero_init_residual=zero_init_residual)
         self.backbone: Backbone = backbone
+        self.fused = False
         self.gradient_checkpointing = gradient_checkpointing
         self.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -48,7 +54,7 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
 
     def stages(self, x_B1HW: Tensor) -> list[Tensor]:
         """Outputs of the four stages, strides 4, 8, 16 and 32."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x_B1HW))))
+        x = self.part(_stem)(self, x_B1HW)
         maps = []
         for stage in self.stage_modules:
             x = self.run_stage(stage, x)
@@ -59,19 +65,44 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         """Feature vectors (B, D): the mean over space of a stage's output, of the last one by default."""
         return self.stages(x_B1HW)[stage - 1].mean(dim=(2, 3))
 
-    def run_stage(self, stage: nn.Module, x: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Output of one of the four stages, or of another ``forward`` over its modules; recomputed if so set."""
-        forward = stage if forward is None else forward
+    def part(self, function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        """A function that computes a part of this network, fused if so set."""
+        return _fused(function) if self.fused else function
+
+    def run_stage(
+        self, stage: nn.Module, x: Tensor, forward: Callable[..., Tensor] | None = None, *more: object
+    ) -> Tensor:
+        """Output of one of the four stages, or of another ``forward(stage, x, *more)``; recomputed if so set."""
+        forward = _through if forward is None else forward
         recompute = any(stage is first for first in self.stage_modules[: self.gradient_checkpointing])
+        forward = self.part(forward)
         if not (recompute and self.training and torch.is_grad_enabled()):
-            return forward(x)
+            return forward(stage, x, *more)
         recomputed: Tensor = checkpoint(
             forward,
+            stage,
             x,
+            *more,
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
         )
         return recomputed
+
+
+def _stem(encoder: Encoder, x_B1HW: Tensor) -> Tensor:
+    out: Tensor = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(x_B1HW))))
+    return out
+
+
+def _through(stage: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = stage(x)
+    return out
+
+
+@functools.cache
+def _fused(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Shapes are few and fixed, so each gets code of its own."""
+    return torch.compile(function, dynamic=False)
 
 
 @contextlib.contextmanager

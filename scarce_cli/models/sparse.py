@@ -12,7 +12,6 @@ along a patch's side (32 in the image, 8, 4, 2 and 1 after the stages), H and W 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -155,16 +154,20 @@ def packed_stages(
     """`sparse_stages`, each as its visible patches (N, C, P, P). ``branches``: of `draw_branches`; None: all kept."""
     assert image_BCHW.shape[-1] % (visible.side * STRIDE) == 0, "a patch is a multiple of the network's stride"
     x = visible.pack(image_BCHW)
-    x = encoder.relu(encoder.bn1(_convolve(encoder.conv1, x, visible)))
-    # What is pooled is not negative: zero around it is as good as torchvision's minus infinity.
-    x = F.max_pool2d(visible.widen(x, before=1, after=0), kernel_size=3, stride=2)
+    x = encoder.part(_stem)(encoder, x, visible)
     stages, first = [], 0
     for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
         kept = [None] * len(stage) if branches is None else list(branches[first : first + len(stage)])
-        x = encoder.run_stage(stage, x, partial(_stage, stage, visible=visible, kept=kept))
+        x = encoder.run_stage(stage, x, _stage, visible, kept)
         stages.append(x)
         first += len(stage)
     return stages
+
+
+def _stem(encoder: Encoder, x_NCPP: Tensor, visible: VisiblePatches) -> Tensor:
+    x_NCPP = encoder.relu(encoder.bn1(_convolve(encoder.conv1, x_NCPP, visible)))
+    # What is pooled is not negative: zero around it is as good as torchvision's minus infinity.
+    return F.max_pool2d(visible.widen(x_NCPP, before=1, after=0), kernel_size=3, stride=2)
 
 
 def _stage(stage: nn.Sequential, x_NCPP: Tensor, visible: VisiblePatches, kept: Sequence[Tensor | None]) -> Tensor:

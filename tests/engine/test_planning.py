@@ -14,7 +14,7 @@ from scarce_cli.engine import planning
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.measure import memory_bytes, peak_bytes, reset_peak
 from scarce_cli.engine.planning import measure, plan_run
-from scarce_cli.errors import UsageError
+from scarce_cli.errors import ResourceError, UsageError
 
 CPU = torch.device("cpu")
 
@@ -97,6 +97,25 @@ def test_where_it_fits_cheaper_ways_are_measured(make_job: Callable, monkeypatch
     assert heard == [(), *stages, ("data.size=160",)]
     assert [option.changes for option in plan.options] == [stages[0], ("data.size=160",)]  # the other is dearer
     assert all(option.estimate.hours < plan.estimate.hours for option in plan.options if option.estimate)
+
+
+def test_on_a_gpu_compiling_is_tried_first(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("run.device=cuda", "data.size=96")
+    tried = _fake(monkeypatch, lambda config: True, lambda config: 0.7 if config.run.compile else 1.0)
+    assert [option.changes for option in plan_run(job, lambda changes: None).options] == [("run.compile=true",)]
+    assert [config.run.compile for config in tried[:2]] == [False, True]
+
+
+def test_what_is_tried_and_not_to_be_had_here_is_no_option(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(job: Any) -> Estimate | None:
+        if job.config.run.compile:
+            raise ResourceError("no compiler")
+        return _estimate()
+
+    monkeypatch.setattr(planning, "measure", measured)
+    assert plan_run(make_job("run.device=cuda", "data.size=96"), lambda changes: None).options == ()
+    with pytest.raises(ResourceError, match="no compiler"):
+        plan_run(make_job("run.device=cuda", "run.compile=true"), lambda changes: None)
 
 
 def test_what_is_not_cheaper_is_not_offered(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,17 +98,6 @@ def _copy(state: Any) -> Any:
     return torch.utils._pytree.tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, parts)
 
 
-def test_compiled_steps_have_clean_names_and_the_same_loss(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a compiler that does nothing: what is compiled, and that a checkpoint does not show it."""
-    compiled: list[str] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
-    plain, fused = (_stepper(make_job(f"run.compile={on}", method="barlow")) for on in ("false", "true"))
-    assert compiled == ["Encoder", "Sequential", "Standardise"]
-    assert plain[2].method.state_dict().keys() == fused[2].method.state_dict().keys()
-    losses = [stepper.take(0, views.take(0)).values[0] for stepper, views, _ in (plain, fused)]
-    assert torch.equal(*losses)
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "lamb"])
 def test_a_first_step_that_is_bad_leaves_no_trace(optimizer: str, make_job: Callable, same: Any) -> None:
     """With memory that is not zero by chance where an optimizer takes it as it comes."""

@@ -1,0 +1,96 @@
+"""run.compile: every network is compiled whole, changes no number, leaves no name, and fails with a message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from scarce_cli.engine.fusing import compiler_guard
+from scarce_cli.engine.start import build_state
+from scarce_cli.engine.step import Stepper
+from scarce_cli.engine.views import Batches, ViewMaker
+from scarce_cli.errors import ResourceError
+from scarce_cli.models import resnet
+
+# The compiler looks at what flows between two networks, and torch warns of that.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+
+SPARSE = ("method.masking=sparse", "method.patch=32", "data.size=64", "method.decoder_width=32")
+CASES = {
+    "barlow": ("model.gradient_checkpointing=2",),
+    "moco": ("method.bn_splits=2", "method.shuffle_keys=true"),
+    "dino": ("method.local_crops=1",),
+    "spark": (*SPARSE, "model.gradient_checkpointing=1"),
+}
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The sizes of the graphs that are compiled, by a compiler that computes them as they are; a network that it
+    cannot see whole is an error."""
+    sizes: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        sizes.append(sum(node.op not in ("placeholder", "output") for node in graph.graph.nodes))
+        return graph.forward
+
+    real, own = torch.compile, {"backend": backend, "fullgraph": True}
+    monkeypatch.setattr(torch, "compile", lambda function, **given: real(function, **given, **own))
+    resnet._fused.cache_clear()
+    torch.compiler.reset()
+    yield sizes
+    resnet._fused.cache_clear()
+    torch.compiler.reset()
+
+
+def _steps(job: Any) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    state, batches = build_state(job), Batches(job)
+    stepper = Stepper(job, state, total_steps=batches.total, steps_per_epoch=batches.per_epoch)
+    views = ViewMaker(job, state.method.view_specs(job.config.data.size, job.config.augment), batches)
+    said = [stepper.take(step, views.take(step)).values for step in range(2)]
+    return said, state.method.state_dict()
+
+
+_LONG = pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="compiles for long: set SCARCE_LONG=1")
+
+
+@pytest.mark.parametrize("method", ["barlow", "spark", *(pytest.param(m, marks=_LONG) for m in ("moco", "dino"))])
+def test_compiled_steps_are_the_same_under_the_same_names(
+    method: str, make_job: Callable, traced: list[int], same: Any
+) -> None:
+    """What a method says, weights, teachers, queues and running statistics, to the bit; also with stages recomputed."""
+    plain, fused = (_steps(make_job(f"run.compile={on}", *CASES[method], method=method)) for on in ("false", "true"))
+    assert plain[1].keys() == fused[1].keys()
+    assert same(plain, fused)
+    assert len(traced) >= 1 + 4 + 1  # stem, stages and at least one head
+    assert sum(traced) > 80  # a ResNet-18 has 60 layers
+
+
+@_LONG
+def test_what_the_compiler_makes_of_an_encoder_is_right() -> None:
+    """In float64, in which rounding is small; the gradients of all weights."""
+    torch.compiler.reset()
+    encoders = [resnet.build_encoder("resnet18", seed=0).double() for _ in range(2)]
+    encoders[1].fused = True
+    films, aims = torch.randn(4, 1, 64, 64, dtype=torch.float64), torch.randn(4, 512, dtype=torch.float64)
+    for encoder in encoders:
+        (encoder(films) * aims).sum().backward()
+    for one, other in zip(*(encoder.parameters() for encoder in encoders), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_a_compiler_that_fails_is_named_with_the_way_on() -> None:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    with pytest.raises(ResourceError) as error, compiler_guard():
+        raise InvalidCxxCompiler
+    assert "run.compile is on, and torch could not compile the network here: No working C++ compiler" in (
+        error.value.message
+    )
+    assert "--set run.compile=false" in error.value.remedy
+    with pytest.raises(RuntimeError, match="another"), compiler_guard():
+        raise RuntimeError("another")
