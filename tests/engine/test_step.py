@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scarce_cli.data.augment import View
 from scarce_cli.engine.start import build_state
 from scarce_cli.engine.step import LOSS, OWN, TAKEN, Stepper
 from scarce_cli.engine.views import Batches, ViewMaker
@@ -67,6 +70,42 @@ def _check_waits_for_nothing(job: Any) -> None:
         assert said[TAKEN] == 1
         assert math.isfinite(said[LOSS])
         assert set(OWN) <= set(said)
+
+
+class Elsewhere(torch.Generator):
+    """A generator that says it is on a device where only shapes are computed."""
+
+    device = torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [
+        ("barlow", ()),
+        ("moco", ("method.bn_splits=2", "method.shuffle_keys=true", "method.variance_weight=1.0")),
+        ("dino", ("method.local_crops=1",)),
+        ("dino", ("method.centring=sinkhorn", "method.koleo_weight=0.1")),
+        ("spark", ()),
+        ("spark", ("method.masking=sparse", "method.patch=32", "data.size=64", "method.decoder_width=32")),
+    ],
+)
+def test_a_step_stays_on_its_device(
+    method: str, overrides: tuple[str, ...], make_job: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one that refuses what is on another, and has no numbers that could be asked for. (LAMB, because torch's fused
+    optimizers know real devices only.)"""
+    meta = Elsewhere.device
+    monkeypatch.setattr("scarce_cli.engine.step._generator", lambda job, step: Elsewhere())
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: contextlib.nullcontext())  # which knows no meta
+    job = replace(make_job("optimizer.name=lamb", "optimizer.clip_norm=1.0", *overrides, method=method), device=meta)
+    state, batches = build_state(job), Batches(job)
+    stepper = Stepper(job, state, total_steps=batches.total, steps_per_epoch=batches.per_epoch)
+    specs = state.method.view_specs(job.config.data.size, job.config.augment)
+    images = [torch.zeros(job.config.run.batch_size, 1, spec.size, spec.size, device=meta) for spec in specs]
+    for step in range(2):
+        taken = stepper.take(step, [View(image, image) for image in images])
+    assert taken.values.device == meta
+    assert {tensor.device for tensor in (*state.method.parameters(), *state.method.buffers())} == {meta}
 
 
 @pytest.mark.parametrize(
