@@ -34,7 +34,7 @@ class RunSettings(Settings):
     device: Literal["cuda", "cpu"] = "cuda"
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # of the forward pass; weights stay float32
     tf32: bool = True  # GPU: what stays float32 is multiplied with 10 bits of mantissa (TensorFloat-32)
-    compile: bool = False  # fuse the forward and backward pass with torch.compile: a minute or two to start
+    compile: bool = False  # torch.compile of all networks: takes minutes to start, needs a C compiler
     deterministic: bool = False  # GPU: the same bits in every run of the same machine, slower
     gpu_memory: NotNegative = 0.0  # GiB the recipe needs on the card, for the message where there is none; 0: not said
     gpu_price: NotNegative = 0.0  # dollars an hour for one GPU; 0: not said

@@ -62,6 +62,10 @@ class ResourceError(ScarceError):
     exit_code = 8
 
 
+class OutOfMemory(ResourceError):
+    """Not enough memory for the run's settings."""
+
+
 class Collapsed(ScarceError):
     """The encoder does not tell films apart any more, or the run does not learn: a verdict, not a fault."""
 

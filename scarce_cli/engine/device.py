@@ -12,13 +12,9 @@ from torch import Tensor
 
 from scarce_cli.config import STAGES, RunConfig
 from scarce_cli.engine.host_memory import keep_memory
-from scarce_cli.errors import ResourceError
+from scarce_cli.errors import OutOfMemory, ResourceError
 
 Precision = Literal["bf16", "fp16", "fp32"]
-
-
-class OutOfMemory(ResourceError):
-    """The memory does not do for a run's settings; the remedy names others."""
 
 
 def find_device(wanted: str, *, needs: str, remedy: str) -> torch.device:
@@ -92,7 +88,7 @@ def memory_guard(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
             f"the memory is used up at batch {config.run.batch_size}, {config.data.size} px, {config.model.backbone}",
@@ -100,7 +96,8 @@ def memory_guard(config: RunConfig) -> Iterator[None]:
         ) from None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory, or the CPU's, is used up."""
     # On the CPU torch has no type of its own for it.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scarce_cli.data.memory import available_memory
 from scarce_cli.engine.estimate import Estimate
+from scarce_cli.engine.host_memory import give_back_memory
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.ledger import Entry
 from scarce_cli.engine.state import TrainState
@@ -34,6 +35,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        give_back_memory()
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5")
 
@@ -74,9 +76,11 @@ class Gauge:
         """The estimate after the last of the measured steps, or of the run; None on all others."""
         self._heard += 1
         self._seconds += entry.seconds
-        if self._heard == WARM_UP and entry.step < self._batches.total:  # a run of two steps has only these
-            self._seconds = 0.0
-            reset_peak(self._job.device)  # looking for the fastest kernels took more than training will
+        if entry.step < self._batches.total:  # a run of two steps has only these
+            if self._heard == 1:
+                reset_peak(self._job.device)  # looking for the fastest kernels took more than training will
+            elif self._heard == WARM_UP:  # in the second step what was given back is taken again
+                self._seconds = 0.0
         last = entry.step == self._batches.total
         if self._heard == WARM_UP + TIMED or (last and self._heard < WARM_UP + TIMED):
             self.estimate = self._estimated(entry.step)

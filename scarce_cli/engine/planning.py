@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from scarce_cli.config import STAGES, RunConfig
-from scarce_cli.engine.device import OutOfMemory, memory_guard
+from scarce_cli.engine.compiling import CompilerFailed, forget_compiled
+from scarce_cli.engine.device import memory_guard
 from scarce_cli.engine.estimate import Estimate
-from scarce_cli.engine.host_memory import give_back_memory
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.ledger import Ledger
 from scarce_cli.engine.measure import TIMED, WARM_UP, Gauge, reset_peak
 from scarce_cli.engine.start import build_state
 from scarce_cli.engine.step import Stepper
 from scarce_cli.engine.views import Batches, ViewMaker
-from scarce_cli.errors import ResourceError, UsageError
+from scarce_cli.errors import OutOfMemory, UsageError
 from scarce_cli.strict_yaml import parse_value
 
 _SIZE_STEP, _LEAST_SIZE = 32, 96  # px, of the smaller views that are tried
@@ -46,7 +46,7 @@ class RunPlan:
 def measure(job: Job) -> Estimate | None:
     """Take the first steps of ``job`` and forget them; nothing is written. None when the memory does not do.
 
-    Raises UsageError when the settings do not fit each other, ResourceError when they need what is not here.
+    Raises UsageError when the settings do not fit each other, CompilerFailed when the networks cannot be compiled here.
     """
     _give_back(job)
     try:
@@ -59,9 +59,10 @@ def measure(job: Job) -> Estimate | None:
 
 
 def _give_back(job: Job) -> None:
-    """The memory of what was measured before, which would count as this one's."""
+    """Free what was measured before: it would count as what is measured next."""
+    if job.config.run.compile:
+        forget_compiled()
     gc.collect()
-    give_back_memory()
     reset_peak(job.device)
 
 
@@ -158,11 +159,15 @@ def _largest_batch(job: Job, trying: Trying) -> Option | None:
 
 
 def _try(job: Job, changes: tuple[str, ...], trying: Trying) -> Option | None:
-    """Measure with other settings; None when they do not fit the method's, or the machine has not what they need."""
+    """Measure with other settings; None when they do not fit the method's, or cannot be compiled here."""
     trying(changes)
     try:
         return Option(changes, measure(_changed(job, changes)))
-    except (UsageError, ResourceError):
+    except UsageError:
+        return None
+    except CompilerFailed:
+        if job.config.run.compile:  # what was asked for: not to be passed over
+            raise
         return None
 
 

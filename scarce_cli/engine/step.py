@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from scarce_cli.data.augment import View
+from scarce_cli.engine.compiling import compile_networks, compiler_guard
 from scarce_cli.engine.device import autocast
 from scarce_cli.engine.distributed import wrap
-from scarce_cli.engine.fusing import compiler_guard, fuse
 from scarce_cli.engine.job import Job
 from scarce_cli.engine.optim import clip_gradients, set_values, step_unless
 from scarce_cli.engine.plan import Plan, StepValues
@@ -49,7 +49,7 @@ class Stepper:
         self._plan = Plan(job.config, steps_per_epoch)
         self._statistics = Statistics(state.method)
         if job.config.run.compile:
-            fuse(state.method)
+            compile_networks(state.method)
         self._forward = wrap(state.method)
 
     def take(self, step: int, views: Sequence[View], *, stop: bool = False) -> Taken:

@@ -29,8 +29,8 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
     ``zero_init_residual`` the scale of each residual block's last BatchNorm starts at 0, so that a block starts as its
     shortcut (Goyal et al., 2017, arXiv 1706.02677, section 5.1); nothing else starts differently.
 
-    ``fused`` (False unless set): stem and stages are compiled, each on its first call, so that what lies between the
-    convolutions goes through memory once. Names and results stay as they are, rounding apart; copies take it over.
+    ``compiled`` (False unless set): stem and stages are compiled by torch, each on its first call, so that what lies
+    between the convolutions goes through memory once. Names and results stay, rounding apart; copies take it over.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         block, layers = _LAYOUT[backbone]
         super().__init__(block, layers, zero_init_residual=zero_init_residual)
         self.backbone: Backbone = backbone
-        self.fused = False
+        self.compiled = False
         self.gradient_checkpointing = gradient_checkpointing
         self.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -66,8 +66,8 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         return self.stages(x_B1HW)[stage - 1].mean(dim=(2, 3))
 
     def part(self, function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-        """A function that computes a part of this network, fused if so set."""
-        return _fused(function) if self.fused else function
+        """A function that computes a part of this network, compiled if so set."""
+        return _compiled(function) if self.compiled else function
 
     def run_stage(
         self, stage: nn.Module, x: Tensor, forward: Callable[..., Tensor] | None = None, *more: object
@@ -100,7 +100,7 @@ def _through(stage: nn.Module, x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _fused(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def _compiled(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Shapes are few and fixed, so each gets code of its own."""
     return torch.compile(function, dynamic=False)
 

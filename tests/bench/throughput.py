@@ -5,8 +5,8 @@ smallest and the largest. Four parts: views alone (as tests/bench/views.py), a w
 step on views that are there already, and the moving average of a second network. Both sides make the same views, those
 of the published series; ``--kernel`` is the size of the blur. The plain side is float32, its DataLoader has as many
 workers as there are threads, and every turn is an epoch of its own, so that nothing is prepared in the other's time:
-give a turn at least as many ``--steps`` as there are workers, or some have nothing to do. Each side is a process of its
-own that sleeps while the other computes, because how memory is kept is a matter of the process.
+with fewer ``--steps`` than workers some of these would have nothing to do. In steps each side is a process of its own
+that sleeps while the other computes, because how memory is kept is a matter of the process.
 
 SparK is there twice: sparse, as in the recipe, and masked at the input, as published. The plain side is masked at the
 input in both.
@@ -34,7 +34,7 @@ from plain_loader import share
 from rich.console import Console
 from rich.table import Table
 from sides import PUBLISHED, Ours, Plain, Recipe, Side, draw_films, load_recipe, open_films, specs_of
-from turns import Turns, apart
+from turns import Take, apart, take_turn
 
 from scarce_cli.models.ema import frozen_copy, moving_average
 from scarce_cli.models.resnet import build_encoder
@@ -69,8 +69,8 @@ def main() -> None:
     machine, rows = cpu(options.threads), []
     with tempfile.TemporaryDirectory() as place:
         side = max(32, round(options.size * STORED / 224))
-        options.films = Path(place) / "films.npy"
-        draw_films(options.films, max(4 * options.batch, 64), side)
+        options.stored_films = Path(place) / "films.npy"
+        draw_films(options.stored_films, max(4 * options.batch, 64), side)
         for case in options.cases:
             rows += compare_steps(case, options)
         if "views" in options.parts:
@@ -91,13 +91,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=96, help="px of a view, a multiple of 32")
     parser.add_argument("--batch", type=int, default=32, help="a multiple of 8")
     parser.add_argument("--kernel", type=int, default=9, help="px of the blur's kernel; published: up to 23")
-    parser.add_argument("--steps", type=int, default=2, help="by turn")
+    parser.add_argument("--steps", type=int, help="by turn; default: as many as threads, at least 2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--full", action="store_true", help="MoCo with ResNet-50 at 224 px")
     parser.add_argument("--toy", action="store_true", help="seconds, to see that everything works")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    options.steps = options.steps or max(2, options.threads)
     if options.full:
         options.cases, options.backbone, options.size = ["moco"], "resnet50", 224
     if options.toy:
@@ -141,21 +142,20 @@ def compare_steps(case: str, options: argparse.Namespace) -> list[Row]:
 
 def _ours(recipe: Recipe, options: argparse.Namespace) -> Side:
     torch.set_num_threads(options.threads)
-    return Ours(recipe, open_films(options.films), torch.device("cpu"))
+    return Ours(recipe, open_films(options.stored_films), torch.device("cpu"))
 
 
 def _plain(recipe: Recipe, options: argparse.Namespace) -> Side:
     torch.set_num_threads(options.threads)
     workers = 0 if options.toy else options.threads
-    shared = share(open_films(options.films).images)
-    return Plain(
-        recipe, shared, specs_of(recipe), torch.device("cpu"), workers=workers, batches=options.steps
-    )  # fmt: skip
+    shared = share(open_films(options.stored_films).images)
+    device = torch.device("cpu")
+    return Plain(recipe, shared, specs_of(recipe), device, workers=workers, batches=options.steps)
 
 
-def _taking_turns(make: Callable[[], Side], options: argparse.Namespace) -> AbstractContextManager[Turns]:
+def _taking_turns(make: Callable[[], Side], options: argparse.Namespace) -> AbstractContextManager[Take]:
     """At toy size one process is enough to see that it works."""
-    return contextlib.nullcontext(Turns(make())) if options.toy else apart(make)
+    return contextlib.nullcontext(partial(take_turn, make())) if options.toy else apart(make)
 
 
 def _recipe(case: str, precision: str, options: argparse.Namespace) -> Recipe:
@@ -174,13 +174,13 @@ def _recipe(case: str, precision: str, options: argparse.Namespace) -> Recipe:
     return recipe.with_augment(recipe.published.augment.model_copy(update=own))
 
 
-def _by_turns(sides: dict[str, Turns], part: str, options: argparse.Namespace) -> dict[str, list[float]]:
+def _by_turns(sides: dict[str, Take], part: str, options: argparse.Namespace) -> dict[str, list[float]]:
     """Films per second of every side, by rounds; the first round warms up. The order turns round every time."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for turn in range(options.rounds + 1):
         for name in names if turn % 2 else reversed(names):
-            seconds = sides[name].take(part, options.steps)
+            seconds = sides[name](part, options.steps)
             if turn:
                 rates[name].append(options.steps * options.batch / seconds)
     return rates
@@ -244,7 +244,7 @@ def _verdict(row: Row, ratio: float, amx: bool, toy: bool) -> str:
 
 def as_json(rows: Sequence[Row], machine: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Everything in the table, by rounds."""
-    chosen = {name: value for name, value in vars(options).items() if name not in ("json", "films")}
+    chosen = {name: value for name, value in vars(options).items() if name not in ("json", "stored_films")}
     return {
         "machine": machine,
         "options": chosen,

@@ -6,56 +6,49 @@ import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 
 from sides import Side
 
-
-class Turns:
-    """Takes turns of whole steps, or of steps on views that are there already."""
-
-    def __init__(self, side: Side) -> None:
-        self._side = side
-
-    def take(self, part: str, steps: int) -> float:
-        """Seconds of one turn; ``part``: step or model."""
-        started = time.perf_counter()
-        if part == "step":
-            self._side.begin()
-        for _ in range(steps):
-            self._side.step() if part == "step" else self._side.model_step()
-        return time.perf_counter() - started
+Take = Callable[[str, int], float]
 
 
-class _Elsewhere(Turns):
-    """The same, in the process at the other end of a pipe."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    def take(self, part: str, steps: int) -> float:
-        """EOFError when the process died."""
-        self._pipe.send((part, steps))
-        return float(self._pipe.recv())
+def take_turn(side: Side, part: str, steps: int) -> float:
+    """Seconds of one turn of whole steps (``part``: step), or of steps on views that are there already (model)."""
+    started = time.perf_counter()
+    if part == "step":
+        side.begin()
+    for _ in range(steps):
+        side.step() if part == "step" else side.model_step()
+    return time.perf_counter() - started
 
 
 @contextlib.contextmanager
-def apart(make: Callable[[], Side]) -> Iterator[Turns]:
-    """What ``make`` gives (it must be picklable), in a new process, which ends with the block."""
+def apart(make: Callable[[], Side]) -> Iterator[Take]:
+    """Takes turns of what ``make`` (picklable) gives in a new process, which ends with the block.
+
+    Raises EOFError when that process died.
+    """
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_serve, args=(there, make))
     process.start()
     there.close()
     try:
-        yield _Elsewhere(here)
+        yield partial(_asked, here)
     finally:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             here.send(None)
         process.join()
 
 
+def _asked(pipe: Connection, part: str, steps: int) -> float:
+    pipe.send((part, steps))
+    return float(pipe.recv())
+
+
 def _serve(pipe: Connection, make: Callable[[], Side]) -> None:
-    turns = Turns(make())
+    side = make()
     while (asked := pipe.recv()) is not None:
-        pipe.send(turns.take(*asked))
+        pipe.send(take_turn(side, *asked))

@@ -76,6 +76,14 @@ def test_two_processes_are_one_with_the_whole_batch(dataset: Path, alone: Path) 
     assert "2 processes" in Path("two/README.md").read_text()
 
 
+def test_two_processes_that_compile_recompute_their_stages(dataset: Path, alone: Path) -> None:
+    """Without one's own norms for each: those of torch over ranks cannot be compiled in whole stages."""
+    more = ("--set", "run.compile=true", "--set", "model.gradient_checkpointing=4")
+    done = _start(dataset, "compiled", *more, "--set", "model.sync_batch_norm=false", ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert _losses(Path("compiled"))[0] == pytest.approx(_losses(alone)[0], rel=0.2)  # norms of half the batch
+
+
 def test_a_process_that_dies_is_started_again_and_loses_no_saved_step(dataset: Path, alone: Path) -> None:
     """Killed while it keeps the encoder: torchrun starts both again, which go on by themselves."""
     done = _start(

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from scarce_cli.engine import planning
+from scarce_cli.engine.compiling import CompilerFailed
 from scarce_cli.engine.estimate import Estimate
 from scarce_cli.engine.measure import memory_bytes, peak_bytes, reset_peak
 from scarce_cli.engine.planning import measure, plan_run
-from scarce_cli.errors import ResourceError, UsageError
+from scarce_cli.errors import UsageError
 
 CPU = torch.device("cpu")
 
@@ -109,12 +110,12 @@ def test_on_a_gpu_compiling_is_tried_first(make_job: Callable, monkeypatch: pyte
 def test_what_is_tried_and_not_to_be_had_here_is_no_option(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(job: Any) -> Estimate | None:
         if job.config.run.compile:
-            raise ResourceError("no compiler")
+            raise CompilerFailed("no compiler")
         return _estimate()
 
     monkeypatch.setattr(planning, "measure", measured)
     assert plan_run(make_job("run.device=cuda", "data.size=96"), lambda changes: None).options == ()
-    with pytest.raises(ResourceError, match="no compiler"):
+    with pytest.raises(CompilerFailed, match="no compiler"):
         plan_run(make_job("run.device=cuda", "run.compile=true"), lambda changes: None)
 
 

@@ -95,6 +95,8 @@ def test_a_step_stays_on_its_device(
     """On one that refuses what is on another, and has no numbers that could be asked for. (LAMB, because torch's fused
     optimizers know real devices only.)"""
     meta = Elsewhere.device
+    with pytest.raises(RuntimeError, match="device"):
+        torch.zeros(2, 3, device=meta) * torch.zeros(2, 3)
     monkeypatch.setattr("scarce_cli.engine.step._generator", lambda job, step: Elsewhere())
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: contextlib.nullcontext())  # which knows no meta
     job = replace(make_job("optimizer.name=lamb", "optimizer.clip_norm=1.0", *overrides, method=method), device=meta)
