@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,12 @@ def _watch(trainer: Trainer, listener: Any, heard: Callable[[int], None]) -> Non
     listener.stepped = stepped
 
 
-@pytest.mark.parametrize("method", ["toy", "spark", "moco", "barlow", "dino"])
+_LONG = pytest.mark.skipif("SCARCE_LONG" not in os.environ, reason="ten seconds: set SCARCE_LONG=1")
+
+
+@pytest.mark.parametrize(
+    "method", ["toy", "spark", "moco", *(pytest.param(method, marks=_LONG) for method in ("barlow", "dino"))]
+)
 def test_a_step_that_the_scaler_leaves_out_moves_nothing(
     method: str, toy: Any, make_job: Callable, listener: Any, same: Any
 ) -> None:
