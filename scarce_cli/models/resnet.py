@@ -21,6 +21,11 @@ _LAYOUT: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
+def _through(stage: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = stage(x)
+    return out
+
+
 class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
     """A ResNet without classifier. ``conv1`` sees one grey channel; state names are torchvision's.
 
@@ -70,12 +75,11 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
         return _compiled(function) if self.compiled else function
 
     def run_stage(
-        self, stage: nn.Module, x: Tensor, forward: Callable[..., Tensor] | None = None, *more: object
+        self, stage: nn.Module, x: Tensor, forward: Callable[..., Tensor] = _through, *more: object
     ) -> Tensor:
         """Output of one of the four stages, or of another ``forward(stage, x, *more)``; recomputed if so set."""
-        forward = _through if forward is None else forward
-        recompute = any(stage is first for first in self.stage_modules[: self.gradient_checkpointing])
         forward = self.part(forward)
+        recompute = any(stage is first for first in self.stage_modules[: self.gradient_checkpointing])
         if not (recompute and self.training and torch.is_grad_enabled()):
             return forward(stage, x, *more)
         recomputed: Tensor = checkpoint(
@@ -91,11 +95,6 @@ class Encoder(ResNet):  # type: ignore[misc]  # torchvision is not typed
 
 def _stem(encoder: Encoder, x_B1HW: Tensor) -> Tensor:
     out: Tensor = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(x_B1HW))))
-    return out
-
-
-def _through(stage: nn.Module, x: Tensor) -> Tensor:
-    out: Tensor = stage(x)
     return out
 
 

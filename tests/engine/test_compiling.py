@@ -28,7 +28,20 @@ CASES = {
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+def fresh_compiler() -> Iterator[None]:
+    """Nothing compiled before, and nothing left behind."""
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    resnet._compiled.cache_clear()
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def traced(fresh_compiler: None, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The operations of each graph that is compiled, by a compiler that computes them as they are; a network that it
     cannot see whole is an error."""
     graphs: list[list[str]] = []
@@ -39,11 +52,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
 
     real, own = torch.compile, {"backend": backend, "fullgraph": True}
     monkeypatch.setattr(torch, "compile", lambda function, **given: real(function, **given, **own))
-    resnet._compiled.cache_clear()
-    torch.compiler.reset()
-    yield graphs
-    resnet._compiled.cache_clear()
-    torch.compiler.reset()
+    return graphs
 
 
 def _steps(job: Any) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
@@ -73,7 +82,7 @@ def test_compiled_steps_are_the_same_under_the_same_names(
 
 @pytest.mark.parametrize("method", [pytest.param("barlow"), pytest.param("spark", marks=_LONG)])
 def test_a_recomputed_stage_fits_what_the_compiler_kept(
-    method: str, make_job: Callable, monkeypatch: pytest.MonkeyPatch
+    method: str, make_job: Callable, fresh_compiler: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the compiler's own cut between forward and backward pass, and no C compiler: the first loss, and running
     statistics, which are counted once."""
@@ -81,22 +90,17 @@ def test_a_recomputed_stage_fits_what_the_compiler_kept(
     monkeypatch.setattr(
         torch, "compile", lambda function, **given: real(function, **given, backend="aot_eager_decomp_partition")
     )
-    resnet._compiled.cache_clear()
-    torch.compiler.reset()
     plain, compiled = (_steps(make_job(f"run.compile={on}", *CASES[method], method=method)) for on in ("false", "true"))
     assert plain[1].keys() == compiled[1].keys()
     torch.testing.assert_close(plain[0][0], compiled[0][0], rtol=1e-4, atol=1e-4)
     for name, value in plain[1].items():
         if "bn1.num_batches_tracked" in name or name == "encoder.bn1.running_mean":
             torch.testing.assert_close(value, compiled[1][name], rtol=1e-3, atol=1e-4, msg=name)
-    resnet._compiled.cache_clear()
-    torch.compiler.reset()
 
 
 @_LONG
-def test_what_the_compiler_makes_of_an_encoder_is_right() -> None:
+def test_what_the_compiler_makes_of_an_encoder_is_right(fresh_compiler: None) -> None:
     """In float64, in which rounding is small; the gradients of all weights."""
-    torch.compiler.reset()
     encoders = [resnet.build_encoder("resnet18", seed=0).double() for _ in range(2)]
     encoders[1].compiled = True
     films, aims = torch.randn(4, 1, 64, 64, dtype=torch.float64), torch.randn(4, 512, dtype=torch.float64)

@@ -77,7 +77,7 @@ def test_two_processes_are_one_with_the_whole_batch(dataset: Path, alone: Path) 
 
 
 def test_two_processes_that_compile_recompute_their_stages(dataset: Path, alone: Path) -> None:
-    """Without one's own norms for each: those of torch over ranks cannot be compiled in whole stages."""
+    """Each with norms over its own half of the batch."""
     more = ("--set", "run.compile=true", "--set", "model.gradient_checkpointing=4")
     done = _start(dataset, "compiled", *more, "--set", "model.sync_batch_norm=false", ranks=2)
     assert done.returncode == 0, done.stderr
